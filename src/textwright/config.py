@@ -1,0 +1,112 @@
+"""Strict, frozen configuration: an unknown key, a wrong type or a value out of range is an error, never ignored.
+
+One model per component, each with a `build()` where it describes something that can be built. Configuration is plain
+data: it is read from YAML or JSON, overridden with `key.path=value`, and written into every checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from textwright.errors import ConfigError, nearest
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], origin: str = "configuration") -> Self:
+        """Validate plain data (as YAML or JSON gives it).
+
+        Raises:
+            ConfigError: naming the key, what was expected and what came; for an unknown key, the nearest known ones.
+        """
+        try:
+            # Through JSON, because strict validation of Python objects refuses a list where a tuple is meant.
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls, origin)) from None
+        except TypeError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data that `parse` turns into an equal configuration."""
+        data: dict[str, Any] = json.loads(self.model_dump_json())
+        return data
+
+
+def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply `key.path=value` assignments, values written as in YAML, to a copy of `data`.
+
+    >>> override({"training": {"steps": 5}}, ["training.steps=7", "model.width=64"])
+    {'training': {'steps': 7}, 'model': {'width': 64}}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"--set expects key.path=value, got {assignment!r}: --set training.learning_rate=3e-4")
+        *parents, leaf = path.strip().split(".")
+        node = result
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {path}: {parent!r} is a value, not a section")
+            node = child
+        node[leaf] = _value(text, assignment)
+    return result
+
+
+def _value(text: str, assignment: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
+    if isinstance(value, str):  # YAML 1.1 reads 3e-4 (no dot) as a string; people write it all the time
+        try:
+            return float(value) if value[:1] in "+-.0123456789" else value
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"]]
+        where = ".".join(path) or origin
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{origin}: unknown key {where!r}.{nearest(path[-1], _known_keys(root, path[:-1]))}")
+        else:
+            came = "" if item["type"] == "missing" else f", got {item['input']!r}"
+            lines.append(f"{origin}: {where}: {item['msg'][:1].lower()}{item['msg'][1:]}{came}")
+    return "\n".join(lines)
+
+
+def _known_keys(root: type[BaseModel], path: list[str]) -> list[str]:
+    """Field names of the configuration that `path` leads to; a union contributes the member named by its tag."""
+    models = [root]
+    for part in path:
+        narrowed = [model for model in models if part in _tags(model)]
+        if narrowed:
+            models = narrowed
+        else:
+            models = [m for model in models if part in model.model_fields for m in _members(model.model_fields[part].annotation)]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _members(argument)]
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    return {value for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)}
