@@ -1,0 +1,157 @@
+"""Recurrent language models: Elman RNN, GRU, LSTM.
+
+    x_t = E[token_t]
+    RNN   h_t = tanh(W x_t + U h_{t-1} + b)                                    Elman 1990; or ReLU, Le et al. 2015
+    GRU   r_t = σ(W_r x_t + U_r h_{t-1} + b_r)                                 Cho et al. 2014, eq. 5-8
+          z_t = σ(W_z x_t + U_z h_{t-1} + b_z)
+          n_t = tanh(W_n x_t + b_n + r_t ⊙ (U_n h_{t-1} + c_n))
+          h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}
+    LSTM  i_t, f_t, o_t = σ(W x_t + U h_{t-1} + b), each with weights of its own    Hochreiter and Schmidhuber 1997,
+          g_t = tanh(W_g x_t + U_g h_{t-1} + b_g)                                   Gers et al. 2000
+          c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
+          h_t = o_t ⊙ tanh(c_t)
+    logits_t = V h_t + d                                                       V = E when tied (Press and Wolf 2017)
+
+Two traps in the literature's GRU: Cho et al. let z_t keep the old state, as here and in torch, while Chung et al. 2014
+write it the other way round; and they apply the reset gate to h_{t-1} before the product with U_n, torch after it
+(which lets one matrix product serve all three gates). `tests/reference/test_rnn.py` checks these lines in float64.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from textwright.models.base import BaseConfig, LanguageModel, Source, refuse_source
+from textwright.models.layers import Dropout
+from textwright.models.state import State, keep
+
+
+@dataclass(frozen=True)
+class RecurrentState(State):
+    """hidden (rows, layers, width); for the LSTM a cell like it."""
+
+    hidden: Tensor
+    cell: tuple[Tensor, ...] = ()
+
+
+class RecurrentConfig(BaseConfig):
+    """What the three recurrent families share."""
+
+    @abstractmethod
+    def make_cell(self) -> nn.RNNBase:
+        """One recurrent layer, width -> width, batch first."""
+
+    def build(self) -> RecurrentLM:
+        return RecurrentLM(self)
+
+
+class RNNConfig(RecurrentConfig):
+    family: Literal["rnn"] = "rnn"
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+
+    def make_cell(self) -> nn.RNNBase:
+        return nn.RNN(self.width, self.width, batch_first=True, nonlinearity=self.nonlinearity)
+
+
+class GRUConfig(RecurrentConfig):
+    family: Literal["gru"] = "gru"
+
+    def make_cell(self) -> nn.RNNBase:
+        return nn.GRU(self.width, self.width, batch_first=True)
+
+
+class LSTMConfig(RecurrentConfig):
+    family: Literal["lstm"] = "lstm"
+
+    def make_cell(self) -> nn.RNNBase:
+        cell = nn.LSTM(self.width, self.width, batch_first=True)
+        with torch.no_grad():  # remember by default (Jozefowicz et al. 2015); torch orders the gates i, f, g, o
+            cell.get_parameter("bias_ih_l0")[self.width : 2 * self.width] = 1.0
+        return cell
+
+
+class RecurrentLM(LanguageModel):
+    """Embedding, a stack of recurrent layers with dropout between them, and a head.
+
+    The layers are torch's fused kernels, one module a layer: fast on a CPU, cuDNN on a GPU.
+    """
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab, config.width)
+        self.cells = nn.ModuleList(config.make_cell() for _ in range(config.layers))
+        self.dropout = Dropout(config.dropout)
+        self.head = nn.Linear(config.width, config.vocab)
+        self._init()
+
+    def _init(self) -> None:
+        # Tied weights are also the head's: a small spread, so that training starts from a uniform guess.
+        nn.init.uniform_(self.embed.weight, -0.1, 0.1)
+        nn.init.zeros_(self.head.bias)
+        nn.init.uniform_(self.head.weight, -0.1, 0.1)
+        if self.config.tied:
+            self.head.weight = self.embed.weight
+        for cell in self.cells:
+            for gate in cell.get_parameter("weight_hh_l0").data.split(self.config.width):
+                nn.init.orthogonal_(gate)  # keeps the length of the state, hence of the gradient (Saxe et al. 2014)
+
+    def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> RecurrentState:
+        refuse_source(self, source)
+        zero = self.head.weight.new_zeros(rows, self.config.layers, self.config.width)
+        return RecurrentState(zero, (zero.clone(),) if isinstance(self.cells[0], nn.LSTM) else ())
+
+    def hidden(
+        self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
+    ) -> tuple[Tensor, State | None]:
+        refuse_source(self, source)
+        before = None if state is None else state.spend()
+        assert before is None or isinstance(before, RecurrentState)
+        x = self.dropout(self.embed(tokens))
+        finals = []
+        for layer, cell in enumerate(self.cells):
+            memory = None if before is None else tuple(leaf[:, layer] for leaf in (before.hidden, *before.cell))
+            x, final = run(cell, x, lengths, memory)
+            x = self.dropout(x)
+            finals.append(final)
+        if before is None:
+            return x, None
+        hidden, *cell_state = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
+        return x, RecurrentState(hidden, tuple(cell_state))
+
+
+def run(
+    cell: nn.Module, x: Tensor, lengths: Tensor | None, memory: tuple[Tensor, ...] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One recurrent layer over the first `lengths` steps of each row.
+
+    Args:
+        x: (rows, time, width).
+        lengths: (rows,), or None when every step is real.
+        memory: what the layer remembers, each (rows, width); None: zeros.
+
+    Returns:
+        outputs (rows, time, width), zero after a row's length, and the memory after each row's last real step.
+    """
+    start = None if memory is None else [leaf.to(x.dtype).unsqueeze(0).contiguous() for leaf in memory]
+    given = start if start is None or isinstance(cell, nn.LSTM) else start[0]
+    if lengths is None or bool((lengths == x.shape[1]).all()):
+        out, final = cell(x, given)
+        return out, _rows_first(final)
+    packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+    out, final = cell(packed, given)
+    out, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
+    after = _rows_first(final)
+    if memory is not None:
+        after = tuple(keep(lengths, new, old.to(new.dtype)) for new, old in zip(after, memory, strict=True))
+    return out, after
+
+
+def _rows_first(final: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(leaf.squeeze(0) for leaf in (final if isinstance(final, tuple) else (final,)))
