@@ -99,7 +99,7 @@ class RecurrentLM(LanguageModel):
         if self.config.tied:
             self.head.weight = self.embed.weight
         for cell in self.cells:
-            for gate in cell.get_parameter("weight_hh_l0").data.split(self.config.width):
+            for gate in torch.split(cell.get_parameter("weight_hh_l0").data, self.config.width):
                 nn.init.orthogonal_(gate)  # keeps the length of the state, hence of the gradient (Saxe et al. 2014)
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> RecurrentState:

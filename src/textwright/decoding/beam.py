@@ -1,0 +1,136 @@
+"""Beam search over groups of rows (Graves 2012; Sutskever et al. 2014), on any model.
+
+A request owns `beams` rows. They share every processor with sampling, and stop strings travel with them, because both
+live in `Rows` and one `select` reorders the search and the model's state alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from textwright.config import Config
+from textwright.decoding.engine import Result, checked, finished, read, write
+from textwright.decoding.processors import active
+from textwright.decoding.rows import Request, Rows, begin_rows
+from textwright.decoding.stops import StopTables
+from textwright.errors import ConfigError
+from textwright.models.base import LanguageModel
+
+NEVER = float("-inf")
+
+
+class Beam(Config):
+    """Attributes: beams kept a request, and α: hypotheses are ranked by log-probability ÷ length^α."""
+
+    beams: int = Field(4, ge=1)
+    length_penalty: float = Field(1.0, ge=0)
+
+
+@dataclass
+class Pool:
+    """The best finished hypotheses of one request, at most `size`; none is longer than `longest` tokens."""
+
+    size: int
+    length_penalty: float
+    longest: int
+    results: list[tuple[float, Result]] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        ranked = result.logprob / len(result.tokens) ** self.length_penalty
+        self.results = sorted([*self.results, (ranked, result)], key=lambda pair: -pair[0])[: self.size]
+
+    def closed(self, best_running: float) -> bool:
+        """No running hypothesis can still enter: not even if all its further tokens were certain."""
+        full = len(self.results) == self.size
+        return full and self.results[-1][0] >= best_running / self.longest**self.length_penalty
+
+
+@torch.no_grad()
+def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam) -> list[list[Result]]:
+    """The `beam.beams` best texts of every request, best first.
+
+    Scores are those of the processed distribution without temperature, so with the switches of `Sampling` off the
+    search maximises the model's own log-probability; a search at least as wide as the number of texts is exhaustive.
+
+    Raises:
+        ConfigError: prompt and new tokens do not fit the model's window, which a beam cannot slide.
+    """
+    _check_window(model, requests)
+    search = _Search(model, requests, end, beam)
+    logits, state = read(model, [request.prompt for request in requests])
+    state, logits = state.select(search.owners), logits[search.owners]
+    while True:
+        parents = search.expand(logits)
+        places = search.open_places()
+        if not len(places):
+            return [[result for _, result in pool.results] for pool in search.pools]
+        search.rows = search.rows.select(places)
+        newest = search.rows.tokens.gather(1, search.rows.lengths[:, None] - 1)
+        output = model(newest, state=state.select(parents[places]))
+        state, logits = output.after, checked(output.logits[:, 0].float())
+
+
+class _Search:
+    """The rows of all open groups, and a pool of finished hypotheses for every request."""
+
+    def __init__(self, model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam) -> None:
+        self.end, self.group = end, beam.beams
+        self.pools = [Pool(beam.beams, beam.length_penalty, request.max_new_tokens) for request in requests]
+        self.stops = StopTables(model.head.weight.shape[0], model.device)
+        self.owners = torch.arange(len(requests), device=model.device).repeat_interleave(self.group)
+        rows = begin_rows(requests, 0, model.device)
+        starts = torch.tensor([self.stops.start(request.stop) for request in requests]).to(rows.lengths)
+        self.rows = replace(rows, automaton=starts).select(self.owners)
+        self.rows.score.view(-1, self.group)[:, 1:] = NEVER  # the beams begin alike: only the first one branches
+        self.processors = active(self.rows, end)
+
+    def expand(self, logits: Tensor) -> Tensor:
+        """Grow every group by one token; gives the row that each new row came from.
+
+        Twice as many children as beams are looked at: each parent may end in one of them.
+        """
+        for process in self.processors:
+            logits = process(logits, self.rows)
+        vocab = logits.shape[1]
+        scores = (self.rows.score[:, None] + logits.log_softmax(-1)).view(-1, self.group * vocab)
+        best, flat = scores.topk(min(2 * self.group, scores.shape[1]), -1)  # (groups, children)
+        base = torch.arange(len(best), device=best.device)[:, None]
+        parents, tokens = (flat // vocab + base * self.group).flatten(), (flat % vocab).flatten()
+        children = write(self.rows.select(parents), tokens, torch.zeros_like(best).flatten(), self.stops)
+        children = replace(children, score=best.flatten())
+        running = best.masked_fill(self._harvest(children, tokens).view_as(best), NEVER)
+        chosen = (running.topk(self.group, -1).indices + base * best.shape[1]).flatten()
+        self.rows = replace(children.select(chosen), score=running.flatten()[chosen])
+        return parents[chosen]
+
+    def _harvest(self, children: Rows, tokens: Tensor) -> Tensor:
+        """Put children that end here into their pools; (children,) bool of them."""
+        reasons = finished(children, tokens, self.end, self.stops)
+        for place, (reason, score) in enumerate(zip(reasons, children.score.tolist(), strict=True)):
+            if reason and score > NEVER:
+                start, stop = int(children.prompts[place]), int(children.lengths[place])
+                text = tuple(children.tokens[place, start:stop].tolist())
+                self.pools[int(children.request[place])].add(Result(text, score, reason))
+        return torch.tensor([reason is not None for reason in reasons], device=tokens.device)
+
+    def open_places(self) -> Tensor:
+        """Rows of the groups whose pool may still change."""
+        best = self.rows.score.view(-1, self.group).amax(-1).tolist()
+        numbers = self.rows.request.view(-1, self.group)[:, 0].tolist()
+        still = [score > NEVER and not self.pools[n].closed(score) for n, score in zip(numbers, best, strict=True)]
+        return torch.tensor(still, device=self.rows.tokens.device).repeat_interleave(self.group).nonzero().squeeze(1)
+
+
+def _check_window(model: LanguageModel, requests: Sequence[Request]) -> None:
+    for request in requests:
+        needed = len(request.prompt) + request.max_new_tokens - 1
+        if model.window is not None and needed > model.window:
+            raise ConfigError(
+                f"beam search cannot go past the model's window of {model.window} tokens: the prompt has "
+                f"{len(request.prompt)}, so ask for at most {max(model.window - len(request.prompt) + 1, 0)} new tokens"
+            )
