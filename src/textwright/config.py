@@ -98,7 +98,12 @@ def _known_keys(root: type[BaseModel], path: list[str]) -> list[str]:
         if narrowed:
             models = narrowed
         else:
-            models = [m for model in models if part in model.model_fields for m in _members(model.model_fields[part].annotation)]
+            models = [
+                m
+                for model in models
+                if part in model.model_fields
+                for m in _members(model.model_fields[part].annotation)
+            ]
     return sorted({name for model in models for name in model.model_fields})
 
 
@@ -109,4 +114,6 @@ def _members(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(model: type[BaseModel]) -> set[str]:
-    return {value for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)}
+    return {
+        value for field in model.model_fields.values() for value in get_args(field.annotation) if isinstance(value, str)
+    }

@@ -134,6 +134,16 @@ def last(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x[rows, lengths.clamp(min=1) - 1].unsqueeze(1)
 
 
+def renewed(model: LanguageModel, state: State | None, fresh: Tensor) -> State:
+    """A carried state (None: at the beginning) in which the rows marked in `fresh` (rows,) begin anew."""
+    rows = len(fresh)
+    if state is None:
+        return model.begin(rows)
+    # One state of zeros is put behind the carried ones: fresh rows select it.
+    places = torch.where(fresh, rows, torch.arange(rows, device=fresh.device))
+    return state.concat(model.begin(1)).select(places)
+
+
 def refuse_source(model: LanguageModel, source: Source | None) -> None:
     """Raise ValueError for families that generate from a prompt alone."""
     if source is not None:

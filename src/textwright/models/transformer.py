@@ -18,8 +18,19 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from textwright.models import layers
 from textwright.models.base import BaseConfig, LanguageModel, Source, refuse_source
+from textwright.models.layers import (
+    CausalSelfAttention,
+    Dropout,
+    GELUFeedForward,
+    LearnedPosition,
+    Position,
+    RotaryPosition,
+    Rotation,
+    SinusoidalPosition,
+    SwiGLUFeedForward,
+    init_weights,
+)
 from textwright.models.state import State
 
 GROWTH = 64  # slots by which a cache without a stated capacity grows
@@ -75,19 +86,19 @@ class TransformerConfig(BaseConfig):
 
     def make_feed_forward(self) -> nn.Module:
         inner = self.inner or 4 * self.width
-        kind = layers.GELUFeedForward if self.feed_forward == "gelu" else layers.SwiGLUFeedForward
+        kind = GELUFeedForward if self.feed_forward == "gelu" else SwiGLUFeedForward
         return kind(self.width, inner, self.bias)
 
-    def make_position(self) -> layers.Position:
+    def make_position(self) -> Position:
         if self.positions == "learned":
-            return layers.LearnedPosition(self.window, self.width)
+            return LearnedPosition(self.window, self.width)
         if self.positions == "sinusoidal":
-            return layers.SinusoidalPosition(self.width)
-        return layers.RotaryPosition(self.width // self.heads)
+            return SinusoidalPosition(self.width)
+        return RotaryPosition(self.width // self.heads)
 
-    def make_attention(self) -> layers.CausalSelfAttention:
+    def make_attention(self) -> CausalSelfAttention:
         kv_heads = self.kv_heads or self.heads
-        return layers.CausalSelfAttention(self.width, self.heads, kv_heads, self.attention_dropout, self.bias)
+        return CausalSelfAttention(self.width, self.heads, kv_heads, self.attention_dropout, self.bias)
 
 
 class Block(nn.Module):
@@ -98,9 +109,10 @@ class Block(nn.Module):
         self.pre = config.norm_place == "pre"
         self.norm1, self.attention = config.make_norm(), config.make_attention()
         self.norm2, self.feed_forward = config.make_norm(), config.make_feed_forward()
-        self.dropout = layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: layers.Rotation | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, cache: Cache | None) -> Tensor:
+        """The stream before and after this block."""
         if self.pre:
             x = x + self.dropout(self.attend(self.norm1(x), rotation, cache))
             x = x + self.dropout(self.feed_forward(self.norm2(x)))
@@ -109,11 +121,12 @@ class Block(nn.Module):
             x = self.norm2(x + self.dropout(self.feed_forward(x)))
         return x
 
-    def attend(self, x: Tensor, rotation: layers.Rotation | None, cache: Cache | None) -> Tensor:
+    def attend(self, x: Tensor, rotation: Rotation | None, cache: Cache | None) -> Tensor:
         q, k, v = self.attention.project(x, rotation)
-        if cache is None:
-            return self.attention.attend(q, k, v, None)
-        return self.attention.attend(q, *cache.write(k, v), cache.mask)
+        if cache is not None:
+            k, v = cache.write(k, v)
+        y: Tensor = self.attention.attend(q, k, v, None if cache is None else cache.mask)
+        return y
 
 
 @dataclass
@@ -143,11 +156,11 @@ class TransformerLM(LanguageModel):
         self.window = config.window
         self.embed = nn.Embedding(config.vocab, config.width)
         self.position = config.make_position()
-        self.dropout = layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = config.make_norm() if config.norm_place == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, config.vocab, bias=False)
-        layers.init_weights(self, config.layers)
+        init_weights(self, config.layers)
         if config.tied:
             self.head.weight = self.embed.weight
 

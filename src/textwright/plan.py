@@ -1,0 +1,104 @@
+"""Defaults for what the user left open: sizes from the text, the machine and the time there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from textwright.text.corpus import Facts
+from textwright.training.hardware import Hardware
+
+# What was measured to learn most in a given time, as (width, layers), small to large.
+LADDER = [(64, 2), (128, 3), (128, 4), (192, 4), (256, 4), (256, 6), (384, 6), (512, 8), (640, 10), (768, 12)]
+EFFICIENCY = 0.4  # share of the matrix rate that a training step reaches
+TOKENS_PER_PARAMETER = 12.0  # seen in training; about 20 is best for large corpora (Hoffmann et al. 2022)
+OPEN_ENDED = 600.0  # seconds assumed where the budget is in steps or epochs
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What defaults depend on."""
+
+    facts: Facts  # of the training text
+    hardware: Hardware
+    processes: int = 1
+
+
+def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
+    """A whole configuration; what was asked for is put over it afterwards."""
+    family = asked.get("model", {}).get("family", "transformer")
+    seconds = _seconds(asked.get("training", {}).get("budget", {}))
+    make = _transformer if family == "transformer" else _recurrent
+    model, training = make(asked, situation, seconds)
+    model |= {"family": family, "vocab": situation.facts.vocabulary}
+    training |= {
+        "precision": situation.hardware.precision,
+        "device": str(situation.hardware.device),
+        "evaluations": 6 if seconds < 600 else 10 if seconds < 3600 else 20,
+    }
+    return {"model": model, "training": training}
+
+
+def _transformer(
+    asked: Mapping[str, Any], situation: Situation, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    width, layers = _rung(situation, seconds)
+    width = asked.get("model", {}).get("width", width)
+    layers = asked.get("model", {}).get("layers", layers)
+    window = asked.get("model", {}).get("window", 128 if seconds < 150 else 256)
+    heads = next(heads for heads in (width // 64, width // 32, 2, 1) if heads and width % heads == 0)
+    parameters = 12 * layers * width**2 + situation.facts.vocabulary * width
+    dropout = _dropout(parameters, situation, seconds)
+    model = {"width": width, "layers": layers, "heads": heads, "window": window, "dropout": dropout}
+    training = {
+        "batch_tokens": _batch(situation, 4096 if seconds < 1800 else 16384, window),
+        "context": window,
+        "optimizer": {"learning_rate": min(3e-3, round(3e-3 * math.sqrt(128 / width), 5))},
+    }
+    return model, training
+
+
+def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    family = asked["model"]["family"]
+    width = 256 if seconds < 150 or situation.facts.tokens < 200_000 else 512
+    width = asked["model"].get("width", width)
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[family]
+    parameters = 2 * gates * width**2 + situation.facts.vocabulary * width
+    model = {"width": width, "layers": 1, "dropout": _dropout(parameters, situation, seconds)}
+    training = {
+        "batch_tokens": _batch(situation, 2048, 64),
+        "context": 64,
+        "optimizer": {"learning_rate": 1e-3 if family == "rnn" else 4e-3, "weight_decay": 0.01},
+    }
+    return model, training
+
+
+def _rung(situation: Situation, seconds: float) -> tuple[int, int]:
+    """The largest size of the ladder that sees enough tokens in the time, and enough different ones."""
+    work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes  # floating-point operations
+    best = LADDER[0]
+    for width, layers in LADDER:
+        parameters = 12 * layers * width**2 + situation.facts.vocabulary * width
+        tokens = work / (6 * parameters)  # Kaplan et al. 2020: six operations a token and parameter
+        if tokens >= TOKENS_PER_PARAMETER * parameters and parameters < 20 * situation.facts.tokens:
+            best = (width, layers)
+    return best
+
+
+def _dropout(parameters: int, situation: Situation, seconds: float) -> float:
+    """More where the text will be seen more often."""
+    work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes
+    epochs = work / (6 * parameters) / situation.facts.tokens
+    return 0.0 if epochs < 8 else 0.1 if epochs < 25 else 0.2
+
+
+def _batch(situation: Situation, wanted: int, row: int) -> int:
+    """`wanted` tokens, fewer for a small text: at least about fifty batches an epoch, in whole rows for everyone."""
+    rows = max(1, min(wanted, situation.facts.tokens // 50) // row)
+    return max(1, -(-rows // situation.processes)) * situation.processes * row
+
+
+def _seconds(budget: Mapping[str, Any]) -> float:
+    return 60 * float(budget.get("minutes") or OPEN_ENDED / 60)

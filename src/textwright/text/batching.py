@@ -1,0 +1,208 @@
+"""From a corpus to batches: shuffled windows, or contiguous streams whose state is carried over.
+
+Both are endless, deterministic, and resume from a cursor, a small value that is saved with the training state. Neither
+lets a row cross the boundary of a document. A batch is always the *global* one: ranks and accumulation take rows of it,
+so the same batches are trained on whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from textwright.config import Config
+from textwright.noise import below, permuted
+from textwright.text.corpus import Corpus
+
+IGNORE = -100  # target that carries no loss: padding
+POOL = 64  # batches whose windows are sorted by length together, to pad little
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of text to learn from.
+
+    Attributes:
+        tokens: (rows, time) int64, what the model reads.
+        targets: (rows, time) int64, the token after each; IGNORE after a row's length.
+        lengths: (rows,) real steps of each row; None: all of them.
+        fresh: (rows,) bool, rows that do not go on from the previous batch; None: no row ever does.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor | None
+    fresh: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Number of targets that carry loss."""
+        return self.tokens.numel() if self.lengths is None else int(self.lengths.sum())
+
+    def rows(self, start: int, stop: int | None, stride: int = 1) -> Batch:
+        """Some of the rows; where there is none, one row without a target, so that every process has work."""
+        part = slice(start, stop, stride)
+        if len(self.tokens[part]) == 0:
+            zero = torch.zeros(1, dtype=torch.long)
+            return Batch(self.tokens[:1], torch.full_like(self.targets[:1], IGNORE), zero, None)
+        lengths, fresh = (None if leaf is None else leaf[part] for leaf in (self.lengths, self.fresh))
+        return Batch(self.tokens[part], self.targets[part], lengths, fresh)
+
+    def to(self, device: torch.device) -> Batch:
+        lengths, fresh = (None if leaf is None else leaf.to(device) for leaf in (self.lengths, self.fresh))
+        return Batch(self.tokens.to(device), self.targets.to(device), lengths, fresh)
+
+
+class Cursor(Config):
+    """Where to go on: everything before it was given out."""
+
+    epoch: int = Field(0, ge=0)
+    pool: int = Field(0, ge=0, description="windows: the pool of batches")
+    batch: int = Field(0, ge=0, description="windows: the batch in the pool")
+    read: tuple[int, ...] = Field((), description="streams: tokens each row has read in this epoch")
+
+
+class Batches(Protocol):
+    """An endless supply of batches."""
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        """Batches from `cursor` on, each with the cursor after it."""
+
+
+class Windows:
+    """Windows of at most `context` tokens in random order, anew every epoch: for models without a carried state.
+
+    A document longer than `context` is cut at a random phase each epoch. Windows of similar length share a batch.
+
+    Args:
+        corpus: the tokens.
+        context: tokens a window has at most.
+        batch_tokens: tokens a batch has at most, padding included.
+        end: the id that stands before the first token of a document.
+        seed: of the order.
+    """
+
+    def __init__(self, corpus: Corpus, context: int, batch_tokens: int, end: int, seed: int) -> None:
+        self.corpus, self.context, self.end, self.seed = corpus, context, end, seed
+        self.batch_tokens = max(batch_tokens, context)
+        self.starts = torch.cat([torch.zeros(1, dtype=torch.long), corpus.ends[:-1]])
+        self.lengths = corpus.ends - self.starts
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        while True:
+            phase, last = self._cut(cursor.epoch)
+            count = int(last[-1])
+            size = POOL * (self.batch_tokens // self.context)
+            for pool in range(cursor.pool, -(-count // size)):
+                chosen = torch.arange(pool * size, min(count, (pool + 1) * size))
+                begin, length = self._windows(permuted(chosen, count, self.seed, cursor.epoch), phase, last)
+                groups = self._group(length, cursor.epoch, pool)
+                for number in range(cursor.batch, len(groups)):
+                    group = groups[number]
+                    cursor = Cursor(epoch=cursor.epoch, pool=pool, batch=number + 1)
+                    yield gather(self.corpus, begin[group], length[group], self.end, None), cursor
+                cursor = Cursor(epoch=cursor.epoch, pool=pool + 1)
+            cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def _cut(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Each document's phase (documents,), and the running number of windows after it."""
+        phase = torch.tensor([below(self.context, self.seed, epoch, 1)])
+        phase = torch.where(self.lengths > self.context, (phase + self.starts * 31) % self.context, 0)
+        return phase, ((self.lengths + phase + self.context - 1) // self.context).cumsum(0)
+
+    def _windows(self, number: Tensor, phase: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """First token and length of windows, by number."""
+        document = torch.searchsorted(last, number, right=True)
+        before = torch.where(document > 0, last[document - 1], 0)
+        begin = (number - before) * self.context - phase[document]
+        stop = torch.minimum(begin + self.context, self.lengths[document])
+        begin = begin.clamp(min=0)
+        return self.starts[document] + begin, stop - begin
+
+    def _group(self, length: Tensor, epoch: int, pool: int) -> list[Tensor]:
+        """Places of windows in batches, the batches in random order."""
+        groups = by_length(length, self.batch_tokens)
+        order = permuted(torch.arange(len(groups)), len(groups), self.seed, epoch, pool, 2)
+        return [groups[place] for place in order.tolist()]
+
+
+class Streams:
+    """Rows that read on where they stopped, `time` tokens a batch: for recurrent models, whose state is carried over.
+
+    The corpus is cut into `rows` stretches of equal length, at a random phase each epoch (at none without a seed). A
+    row stops at the end of a document and begins the next one fresh in the next batch.
+    """
+
+    def __init__(self, corpus: Corpus, rows: int, time: int, end: int, seed: int | None) -> None:
+        self.corpus, self.time, self.end, self.seed = corpus, time, end, seed
+        self.total = len(corpus.tokens)
+        self.rows = max(1, min(rows, self.total // max(1, min(time, self.total))))
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        bounds = torch.arange(self.rows + 1) * self.total // self.rows
+        goal = bounds.diff()
+        while True:
+            read = torch.tensor(cursor.read) if cursor.read else torch.zeros(self.rows, dtype=torch.long)
+            first = bounds[:-1] + (0 if self.seed is None else below(self.total, self.seed, cursor.epoch))
+            while bool((read < goal).any()):
+                place = (first + read) % self.total
+                stop = self.corpus.ends[torch.searchsorted(self.corpus.ends, place, right=True)]
+                length = torch.minimum(goal - read, stop - place).clamp(max=self.time)
+                fresh = (read == 0) | self._begins(place)
+                read = read + length
+                cursor = Cursor(epoch=cursor.epoch, read=tuple(read.tolist()))
+                yield gather(self.corpus, place, length, self.end, fresh), cursor
+            cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def _begins(self, place: Tensor) -> Tensor:
+        """(rows,) bool: the place is the first of a document."""
+        at = torch.searchsorted(self.corpus.ends, place, right=True) - 1
+        return (place == 0) | ((at >= 0) & (self.corpus.ends[at.clamp(min=0)] == place))
+
+
+def by_length(length: Tensor, batch_tokens: int) -> list[Tensor]:
+    """Places of windows, longest first, in groups that hold `batch_tokens` with padding; equals keep their order."""
+    ordered, places = length.sort(descending=True, stable=True)
+    groups, start = [], 0
+    while start < len(places):
+        rows = max(1, batch_tokens // int(ordered[start]))
+        groups.append(places[start : start + rows])
+        start += rows
+    return groups
+
+
+def strided(corpus: Corpus, window: int, stride: int, batch_tokens: int, end: int) -> Iterator[Batch]:
+    """Every token of a corpus as a target exactly once, with at least window - stride tokens of its document before it
+    (or all there are): what perplexity is measured on. Targets that only give context are IGNOREd.
+    """
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), corpus.ends[:-1]])
+    lengths = corpus.ends - starts
+    last = (1 + ((lengths - window).clamp(min=0) + stride - 1) // stride).cumsum(0)
+    size = POOL * max(1, batch_tokens // window)
+    for first in range(0, int(last[-1]), size):
+        number = torch.arange(first, min(first + size, int(last[-1])))
+        document = torch.searchsorted(last, number, right=True)
+        turn = number - torch.where(document > 0, last[document - 1], 0)
+        scored = torch.where(turn > 0, window + (turn - 1) * stride, 0)  # first target of the document that counts here
+        stop = torch.minimum(window + turn * stride, lengths[document])
+        begin = (stop - window).clamp(min=0)
+        for group in by_length(stop - begin, batch_tokens):
+            batch = gather(corpus, (starts[document] + begin)[group], (stop - begin)[group], end, None)
+            context = torch.arange(batch.targets.shape[1]) < (scored - begin)[group][:, None]
+            yield replace(batch, targets=batch.targets.masked_fill(context, IGNORE))
+
+
+def gather(corpus: Corpus, begin: Tensor, length: Tensor, end: int, fresh: Tensor | None) -> Batch:
+    """The batch of windows that begin at `begin` (rows,) and have `length` (rows,) targets."""
+    step = torch.arange(int(length.max()))
+    real = step < length[:, None]
+    place = torch.where(real, begin[:, None] + step, 0)
+    targets = corpus.tokens[place].long()
+    before = torch.where(place > 0, corpus.tokens[(place - 1).clamp(min=0)].long(), end)
+    full = bool(real.all())
+    return Batch(before, targets if full else targets.where(real, IGNORE), None if full else length, fresh)

@@ -1,0 +1,447 @@
+"""Text to ids and back. Every kind is a recipe for one `tokenizers.Tokenizer`; one class wraps them all.
+
+A tokenizer is stored as a single tokenizer.json that the `tokenizers` library opens too. There is no companion file:
+what we need beyond it (kind, ids of the control tokens, spacing) is derived from it, see `Tokenizer`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Library
+
+from textwright.config import Config
+from textwright.errors import CheckpointError, ConfigError
+from textwright.text.segmenters import is_segmenter, is_unspaced, segmenter
+
+END = "<|end|>"  # a plain entry of the vocabulary that no text can reach, not an added token found in raw text
+UNKNOWN = "<unk>"
+CHARACTERS = 8000  # default vocabulary of `char`
+SAMPLE = 50_000_000  # characters that BPE merges are learned from
+SLICE = 4096  # characters and bytes may be cut anywhere, and short strings are encoded in parallel
+BATCH = 64  # slices per call: an encoding in the library takes about 100 bytes for every token
+
+# Words with a leading space, numbers in threes, runs of signs. Letters and signs never share a token, so END is out
+# of reach; a line end between visible characters always ends a token, so long documents can be cut there. Runs stop
+# at 64 characters because learning merges takes time quadratic in their length.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]{1,64}|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
+)
+DECODERS = ("ByteLevel", "WordPiece", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip")
+WORD = re.compile(r"[^ \t\n]+|\n")
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]", END, "<|im_end|>", "<|eot_id|>", "[SEP]")
+
+
+class TokenizerConfig(Config):
+    """Which tokenizer to make.
+
+    `kind` is `auto`, `char`, `byte`, `word`, `bpe`, `spacy:LANG`, `jieba`, or the path of a tokenizer.json (or of its
+    folder). `vocabulary` bounds the number of ids, all included; `min_frequency` drops rarer characters or words.
+    """
+
+    kind: str = "auto"
+    vocabulary: int | None = None
+    min_frequency: int = 1
+
+
+class Tokenizer:
+    """A tokenizer of any kind.
+
+    `char`, `byte` and `bpe` are lossless: `decode(encode(text)) == text` for every text. So are the segmented kinds
+    (`jieba`, `spacy:LANG`) as long as no word is unknown. `word` keeps words and line ends, not runs of spaces.
+
+    A foreign tokenizer of the Llama kind puts a space in front of every text; a document longer than `sources.PIECE`
+    is encoded in several texts and gets one at each of its joints.
+
+    Attributes:
+        kind: as in `TokenizerConfig`; `existing` for a foreign tokenizer.json.
+        size: the number of ids.
+        end: the id between documents, which also begins unprompted text.
+        unknown: the id of the unknown word; None where every text can be written with the vocabulary.
+        pieces: what every id adds to the text, as bytes; nothing for control tokens.
+    """
+
+    def __init__(self, library: Library) -> None:
+        facts = json.loads(library.to_str())
+        entries = library.get_vocab(with_added_tokens=True)
+        self.size = 1 + max(entries.values(), default=-1)
+        self.kind = _kind(facts, entries)
+        self.end = entries[_end(self.kind, entries)]
+        self.unknown = entries.get(facts["model"].get("unk_token"))
+        self.pieces = _pieces(library, facts, self.kind, entries)
+        self._stripped = _stripped(library, self.kind, entries, self.pieces)
+        self._entries = entries
+        self._library = library
+        library.no_truncation()
+        library.no_padding()
+        library.encode_special_tokens = True  # a control token spelled out in a text is text
+        if facts["model"].get("dropout"):
+            library.model.dropout = None  # it belongs to training elsewhere; here a text has one encoding
+
+    @cached_property
+    def fallback(self) -> frozenset[int]:
+        """Ids that stand for what the vocabulary does not hold: the unknown word and single bytes in its place."""
+        escapes = {i for token, i in self._entries.items() if BYTE.fullmatch(token)}
+        return frozenset(escapes if self.unknown is None else escapes | {self.unknown})
+
+    @cached_property
+    def _words(self) -> dict[str, int]:
+        """What a segmenter's words are looked up in: spelled out in a text, the end token is an unknown word."""
+        return {token: i for token, i in self._entries.items() if i != self.end}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text, control tokens never among them."""
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text; the library works on several texts at once."""
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair becomes "?"
+        if is_segmenter(self.kind):
+            return [[i for word in segmenter(self.kind)(text) for i in self._word(word)] for text in texts]
+        if self.kind in ("char", "byte"):
+            return [self._sliced(text) for text in texts]
+        return [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
+        data = b"".join([self.pieces[i] for i in ids])
+        if self._stripped == "line":
+            data = data.replace(b"\n ", b"\n")
+        return (data.removeprefix(b" ") if self._stripped else data).decode("utf-8", "replace")
+
+    def stream(self) -> Detokenizer:
+        """A decoder for one id after the other."""
+        return Detokenizer(self.pieces, self._stripped)
+
+    def unseen(self, text: str) -> list[str]:
+        """The distinct characters (or words) of a text that the vocabulary does not hold, in order of appearance."""
+        if is_segmenter(self.kind):
+            words = segmenter(self.kind)(text)
+            return list(dict.fromkeys(word.strip() for word in words if self.unknown in self._word(word)))
+        found: dict[str, None] = {}
+        for start in range(0, len(text), SLICE) if self.kind == "char" else [0]:
+            part = text[start : start + SLICE] if self.kind == "char" else text
+            encoding = self._library.encode(part, add_special_tokens=False)
+            places = zip(encoding.ids, encoding.offsets, strict=True)
+            found.update(dict.fromkeys(part[a:b] for i, (a, b) in places if i in self.fallback))
+        return [part for part in found if part.strip() and part != UNKNOWN]
+
+    def save(self, path: Path) -> None:
+        """Write one JSON file: equal tokenizers give equal bytes."""
+        path.write_text(self._library.to_str(pretty=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a file that `save` or the `tokenizers` library wrote (or the folder that holds tokenizer.json).
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or of a kind that cannot be decoded piece by piece.
+        """
+        path = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            text = path.read_text(encoding="utf-8")
+            _check_ids(json.loads(text))
+            return cls(Library.from_str(text))
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+        except BaseException as error:  # a panic in the library is not an Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{path} is not a tokenizer.json: {reason[:200]}") from None
+
+    def _sliced(self, text: str) -> list[int]:
+        parts = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
+        ids: list[int] = []
+        for start in range(0, len(parts), BATCH):
+            for encoding in self._library.encode_batch_fast(parts[start : start + BATCH], add_special_tokens=False):
+                ids += encoding.ids
+        return ids
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        """Ids of one word of a segmenter; a known word may stand behind an unexpected space."""
+        words, unknown = self._words, self._words[UNKNOWN]
+        if word not in words and word.startswith(" "):
+            return words[" "], words.get(word[1:], unknown)
+        return (words.get(word, unknown),)
+
+
+class Detokenizer:
+    """Turns ids into text one at a time; the joined output is `Tokenizer.decode` of all of them.
+
+    A character whose bytes are not complete yet is held back.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], stripped: str) -> None:
+        self._pieces = pieces
+        self._stripped = stripped
+        self._fresh = bool(stripped)  # at the start of a text or line, where the next space is dropped
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, i: int) -> str:
+        """The text that the id completes."""
+        piece = self._pieces[i]
+        data = piece.removeprefix(b" ") if self._fresh else piece
+        if piece:
+            self._fresh = self._stripped == "line" and piece.endswith(b"\n")
+        return self._decoder.decode(data)
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that never became complete."""
+        return self._decoder.decode(b"", final=True)
+
+
+# Recipes ---------------------------------------------------------------------------------------------------------
+
+Texts = Callable[[], Iterator[str]]
+
+
+def train(config: TokenizerConfig, texts: Texts) -> Tokenizer:
+    """Make the tokenizer that `config` describes from texts, which may be asked for several times.
+
+    The result depends on the texts and their order only: the same texts give the same file, byte for byte.
+
+    Raises:
+        ConfigError: the kind is unknown, or the vocabulary too small for it.
+        MissingExtraError: the kind needs spaCy or jieba.
+    """
+    kind = _automatic(texts) if config.kind == "auto" else config.kind
+    if kind == "char":
+        return _char(config, texts)
+    if kind == "byte":
+        return _byte(config)
+    if kind == "bpe":
+        return _bpe(config, texts)
+    if kind == "word":
+        return _word_level(config, (WORD.findall(text) for text in texts()), {UNKNOWN: 0, "\n": 1}, _spaces())
+    if is_segmenter(kind):
+        controls = {UNKNOWN: 0, f"<|end:{kind}|>": 1, " ": 2}
+        return _word_level(config, map(segmenter(kind), texts()), controls, None)
+    return _existing(config)
+
+
+def _automatic(texts: Texts) -> str:
+    sample = ""
+    for text in texts():
+        sample += text[: 200_000 - len(sample)]
+        if len(sample) >= 200_000:
+            break
+    return "char" if is_unspaced(sample) else "bpe"
+
+
+def _char(config: TokenizerConfig, texts: Texts) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for text in texts():
+        counts.update(text)
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    room = _room(config, 257, CHARACTERS)
+    for character in _frequent(counts, config.min_frequency)[:room]:
+        vocabulary[character] = len(vocabulary)
+    library = Library(models.BPE(vocab={**vocabulary, END: len(vocabulary)}, merges=[], byte_fallback=True))
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return Tokenizer(library)
+
+
+def _byte(config: TokenizerConfig) -> Tokenizer:
+    _room(config, 257, 257)
+    _refuse_frequency(config)
+    library = Library(models.BPE(vocab={**ALPHABET, END: 256}, merges=[]))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.decoder = decoders.ByteLevel()
+    return Tokenizer(library)
+
+
+def _bpe(config: TokenizerConfig, texts: Texts) -> Tokenizer:
+    characters = sum(map(len, texts()))
+    stride = 1 + characters // SAMPLE
+    room = _room(config, 1, _bpe_size(characters))
+    if room < 256:
+        raise ConfigError(f"bpe needs a vocabulary of at least 257 (every byte and the end), got {config.vocabulary}")
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=room,
+        min_frequency=max(2, config.min_frequency),  # what occurs once teaches nothing about the language
+        initial_alphabet=list(ALPHABET),
+        max_token_length=64,
+        show_progress=False,
+    )
+    library.train_from_iterator((text for i, text in enumerate(texts()) if i % stride == 0), trainer)
+    stored = json.loads(library.to_str())
+    stored["model"]["vocab"][END] = len(stored["model"]["vocab"])
+    return Tokenizer(Library.from_str(json.dumps(stored)))
+
+
+def _bpe_size(characters: int) -> int:
+    """A round number of ids that this much text can teach."""
+    steps = ((300_000, 1024), (2_000_000, 2048), (5_000_000, 4096), (50_000_000, 8192))
+    return next((size for limit, size in steps if characters <= limit), 16384)
+
+
+def _spaces() -> Any:
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("[ \t]+"), "removed"), pre_tokenizers.Split("\n", "isolated")]
+    )
+
+
+def _word_level(
+    config: TokenizerConfig, texts: Iterable[Iterable[str]], vocabulary: dict[str, int], splitting: Any
+) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for words in texts:
+        counts.update(words)
+    for name in vocabulary:
+        del counts[name]
+    room = _room(config, len(vocabulary), sys.maxsize)
+    for word in _frequent(counts, config.min_frequency)[:room]:
+        vocabulary[word] = len(vocabulary)
+    library = Library(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    if splitting:
+        library.pre_tokenizer = splitting
+    else:
+        library.decoder = decoders.Fuse()
+    return Tokenizer(library)
+
+
+def _existing(config: TokenizerConfig) -> Tokenizer:
+    path = Path(config.kind).expanduser()
+    if not path.exists():
+        kinds = "auto, char, byte, word, bpe, jieba, spacy:LANG or the path of a tokenizer.json"
+        raise ConfigError(f"There is no tokenizer {config.kind!r}; expected {kinds}")
+    tokenizer = Tokenizer.load(path)
+    _room(config, tokenizer.size, tokenizer.size)
+    _refuse_frequency(config)
+    return tokenizer
+
+
+def _frequent(counts: Counter[str], least: int) -> list[str]:
+    """Most frequent first, ties by code point."""
+    return sorted((name for name, n in counts.items() if n >= least), key=lambda name: (-counts[name], name))
+
+
+def _room(config: TokenizerConfig, needed: int, default: int) -> int:
+    """How many entries fit beside the `needed` ones."""
+    bound = default if config.vocabulary is None else config.vocabulary
+    if bound < needed:
+        raise ConfigError(f"the tokenizer {config.kind!r} needs a vocabulary of at least {needed}, got {bound}")
+    return bound - needed
+
+
+def _refuse_frequency(config: TokenizerConfig) -> None:
+    if config.min_frequency != 1:
+        raise ConfigError(f"the tokenizer {config.kind!r} is fixed: min_frequency cannot change it, leave it out")
+
+
+# What a tokenizer.json says --------------------------------------------------------------------------------------
+
+
+def _check_ids(facts: dict[str, Any]) -> None:
+    """Refuse a file with a few entries and enormous ids: the library would walk through all the ids between."""
+    vocabulary = facts["model"]["vocab"]
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token["id"] for token in facts.get("added_tokens", [])]
+    if max(ids, default=0) > 2 * len(vocabulary) + len(ids) + 1024:
+        raise CheckpointError(f"it has {len(ids)} entries but ids up to {max(ids)}")
+
+
+def _kind(facts: dict[str, Any], entries: dict[str, int]) -> str:
+    """The kind of our own files, told by their shape; a foreign file is checked to be decodable piece by piece."""
+    model, before = facts["model"], facts["pre_tokenizer"] or {}
+    if model["type"] == "WordLevel" and UNKNOWN in entries:
+        segmented = [token[6:-2] for token in entries if token.startswith("<|end:") and is_segmenter(token[6:-2])]
+        if segmented and facts["decoder"] == {"type": "Fuse"}:
+            return segmented[0]
+        if "\n" in entries and before.get("type") == "Sequence":
+            return "word"
+    if model["type"] == "BPE" and END in entries and not facts["added_tokens"]:
+        if model["byte_fallback"] and not model["merges"]:
+            return "char"
+        if facts["decoder"] and facts["decoder"]["type"] == "ByteLevel":
+            return "bpe" if before.get("type") == "Sequence" else "byte"
+    for name in _decoders(facts):
+        if name not in DECODERS:
+            raise CheckpointError(f"its decoder {name} is not supported; expected ByteLevel, Metaspace or WordPiece")
+    return "existing"
+
+
+def _decoders(facts: dict[str, Any]) -> list[str]:
+    decoder = facts["decoder"] or {"type": "none"}
+    return [part["type"] for part in decoder.get("decoders", [decoder])]
+
+
+def _end(kind: str, entries: dict[str, int]) -> str:
+    if kind == "word":
+        return "\n"
+    if is_segmenter(kind):
+        return f"<|end:{kind}|>"
+    names = [END] if kind != "existing" else [name for name in ENDS if name in entries]
+    if not names:
+        raise CheckpointError(f"there is no token that ends a text; expected one of {', '.join(ENDS)}")
+    return names[0]
+
+
+def _pieces(library: Library, facts: dict[str, Any], kind: str, entries: dict[str, int]) -> list[bytes]:
+    """What every id adds in the middle of a text."""
+    controls = {token["content"] for token in facts["added_tokens"] if token["special"]}
+    if kind not in ("word", "existing"):
+        controls.add(_end(kind, entries))
+    bytewise = "ByteLevel" in _decoders(facts)
+    pieces = [b""] * (1 + max(entries.values()))
+    for token, i in entries.items():
+        if token not in controls:
+            pieces[i] = _from_alphabet(token) if bytewise else _piece(token, library.decoder)
+    return pieces
+
+
+def _piece(token: str, decoder: Any) -> bytes:
+    if escape := BYTE.fullmatch(token):
+        return bytes([int(escape[1], 16)])
+    if decoder is None:  # `word`: the library puts a space between tokens
+        return b"\n" if token == "\n" else b" " + token.encode()
+    text: str = decoder.decode(["a", token])  # whatever it drops at the start of a text, it drops before the "a"
+    return text[1:].encode()
+
+
+def _stripped(library: Library, kind: str, entries: dict[str, int], pieces: list[bytes]) -> str:
+    """Where decoding drops a leading space: "" nowhere, "text" at the start of the text, "line" of every line."""
+    if kind == "word":
+        return "line"
+    spaced = next((token for token, i in entries.items() if pieces[i].startswith(b" ")), None)
+    if spaced is None or library.decoder.decode([spaced]).startswith(" "):
+        return ""
+    return "text"
+
+
+def _alphabet() -> dict[str, int]:
+    """The characters that byte-level models write bytes as: visible Latin-1 as itself, the others from U+0100 on."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte if byte in visible else 256 + hidden.index(byte)): byte for byte in range(256)}
+
+
+ALPHABET = _alphabet()
+
+
+def _from_alphabet(token: str) -> bytes:
+    if all(character in ALPHABET for character in token):
+        return bytes(ALPHABET[character] for character in token)
+    return token.encode()  # an added token, which is stored as it is written

@@ -1,0 +1,33 @@
+"""Norms of gradients: of all, for clipping, and of each layer, so that vanishing and exploding ones can be seen."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+
+def clip(model: nn.Module, limit: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `limit` (Pascanu et al. 2013); 0 leaves them.
+
+    Returns:
+        the norm before clipping, a scalar that is not finite when any gradient is not.
+    """
+    return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+
+
+def layer_norms(model: nn.Module) -> dict[str, float]:
+    """The norm of each layer's gradient, in the order of the layers: "embed", "blocks.0", "blocks.1", …, "head"."""
+    squares: dict[str, list[Tensor]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            squares[layer(name)].append(parameter.grad.square().sum())
+    return {name: math.sqrt(float(torch.stack(parts).sum())) for name, parts in squares.items()}
+
+
+def layer(parameter: str) -> str:
+    """The layer a parameter belongs to: "blocks.3.norm.weight" -> "blocks.3", "embed.weight" -> "embed"."""
+    parts = parameter.split(".")
+    return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]

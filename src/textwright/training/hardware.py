@@ -1,0 +1,96 @@
+"""What the machine does well: device, precision, and an allocator that does not give memory back at every step."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from textwright.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where training runs, in what precision, and the rate of matrix products there (floating-point operations a
+    second, in that precision), from which sizes and times are planned."""
+
+    device: torch.device
+    precision: Precision
+    rate: float
+
+    def describe(self) -> str:
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self._cores()
+        return f"{where}, {self.precision} (matrix products at {self.rate / 1e9:,.0f} GFLOP/s)"
+
+    def _cores(self) -> str:
+        return f"{self.device.type} with {torch.get_num_threads()} threads" if self.device.type == "cpu" else "GPU"
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Hardware:
+    """Measure what is to be chosen: bfloat16 where its products are clearly faster than float32's."""
+    place = pick_device(device)
+    rates: dict[Precision, float] = {"float32": matmul_rate(place, torch.float32)}
+    if precision != "float32":
+        rates["bfloat16"] = matmul_rate(place, torch.bfloat16)
+    if precision == "auto":
+        best: Precision = "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
+    else:
+        best = "bfloat16" if precision == "bfloat16" else "float32"
+    return Hardware(place, best, rates[best])
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto", "cpu", "cuda", "cuda:1" or "mps" as a device that exists."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"device {device!r} cannot be used here: choose auto or cpu") from None
+    return place
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512) -> float:
+    """Floating-point operations a second of a square matrix product, the best of a few: about 20 ms on a CPU."""
+    if device.type == "cuda":
+        size *= 8
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(6):
+        begin = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Matrix products in bfloat16 where that was chosen; master weights, sums and losses stay float32."""
+    if precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed memory: large tensors are otherwise mapped, cleared and unmapped at every step.
+
+    Does nothing on other C libraries. The parameters are those of mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD and
+    M_MMAP_THRESHOLD.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for parameter, value in ((-1, 2**31 - 1), (-2, 64 * 2**20), (-3, 2**30)):
+        mallopt(parameter, value)

@@ -1,0 +1,363 @@
+"""The training loop: steps, accumulation, checks, evaluations, saves; it ends with its budget and resumes exactly.
+
+Nothing that influences the result lives outside `Progress` and the saved tensors: batches are a function of a cursor,
+the random numbers of a step (dropout) of seed, step and rank. Killing the process at any moment and starting it again
+therefore continues with bit-equal losses on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+from textwright.errors import TrainingError
+from textwright.models.base import LanguageModel, renewed
+from textwright.models.state import State, map_leaves
+from textwright.noise import below
+from textwright.text.batching import Batch, Batches, Cursor
+from textwright.training import state as saves
+from textwright.training.callbacks import Listener
+from textwright.training.forensics import blame
+from textwright.training.gradients import clip, layer_norms
+from textwright.training.hardware import autocast
+from textwright.training.interrupts import Interrupts
+from textwright.training.objective import LanguageModelObjective
+from textwright.training.parallel import World
+from textwright.training.records import EvaluationRecord, Progress, StepRecord
+from textwright.training.settings import TrainingConfig
+
+LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
+
+Validate = Callable[[LanguageModel], float]
+Keep = Callable[[LanguageModel, EvaluationRecord], None]
+
+
+class OutOfMemory(Exception):
+    """A micro-batch did not fit."""
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        config: resolved settings.
+        model: on its device.
+        batches: endless supply of global batches.
+        corpus_tokens: targets in one epoch, for budgets in epochs.
+        folder: where the training state is saved; the newest save there is resumed.
+        validate: mean validation loss (nats a token) of a model in evaluation mode; called in the first process.
+        keep: saves a model that is the best so far; called in the first process.
+        listener: is told what happens.
+        world: all processes of the run.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        model: LanguageModel,
+        batches: Batches,
+        corpus_tokens: int,
+        folder: Path,
+        *,
+        validate: Validate,
+        keep: Keep,
+        listener: Listener,
+        world: World,
+    ) -> None:
+        self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
+        self.validate, self.keep, self.listener, self.world = validate, keep, listener, world
+        self.batches = batches
+        self.objective = LanguageModelObjective(model, config.label_smoothing)
+        self.wrapped = world.wrap(self.objective)
+        self.tensors = saves.Tensors(model, config.optimizer.build(model), self._average(model))
+        self.progress = Progress(parts=config.accumulation)
+        self.rejected = 0
+        self._saved_at = self._began = time.monotonic()
+
+    def run(self) -> Progress:
+        """Train until the budget is spent, patience is out, or somebody interrupts; returns the saved progress."""
+        self.tensors.model.train()
+        self._resume()
+        supply = self.batches.batches(self.progress.cursor)
+        with Interrupts() as interrupts:
+            while not self.progress.finished:
+                share, stop = self.world.agree([self._share(), float(interrupts.requested)])
+                if stop:
+                    self._save()
+                    self.listener.interrupted(self.progress)
+                    break
+                if share >= 1 or self._due(share):
+                    self._evaluate(share)
+                    continue
+                if not self._step(share, *next(supply)):
+                    supply = self.batches.batches(self.progress.cursor)
+                self._maybe_save()
+        return self.progress
+
+    # -- the parts of a step ------------------------------------------------------------------------------------
+
+    def _step(self, share: float, batch: Batch, cursor: Cursor) -> bool:
+        """One optimiser step; False when training was rolled back and the supply of batches with it."""
+        rate = self._rate(share)
+        for group in self.tensors.optimizer.param_groups:
+            group["lr"] = rate
+        loss, after = self._gradients(batch)
+        norm = clip(self.tensors.model, self.config.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            return self._reject(batch, cursor)
+        self.rejected = 0
+        record = (self.progress.step + 1) % self.config.log_every == 0
+        layers = layer_norms(self.tensors.model) if record else {}
+        self.tensors.optimizer.step()
+        self.tensors.carried = None if after is None else after.detach()
+        self._update_average(share)
+        self._count(float(loss), batch.count, cursor)
+        if record:
+            self._log(rate, float(norm), layers)
+        return True
+
+    def _count(self, loss: float, tokens: int, cursor: Cursor) -> None:
+        before = self.progress
+        self._set(
+            step=before.step + 1,
+            tokens=before.tokens + tokens,
+            seconds=self._seconds(),
+            cursor=cursor,
+            log_loss=before.log_loss + loss,
+            log_tokens=before.log_tokens + tokens,
+            evaluation_loss=before.evaluation_loss + loss,
+            evaluation_tokens=before.evaluation_tokens + tokens,
+        )
+
+    def _set(self, **changes: Any) -> None:
+        self.progress = self.progress.model_copy(update=changes)
+
+    def _gradients(self, batch: Batch) -> tuple[Tensor, State | None]:
+        """Gradients of the mean loss over the global batch; gives the global sum of losses and the state after."""
+        total = batch.count
+        own = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
+        while True:
+            torch.manual_seed(below(2**62, self.config.seed, self.progress.step, self.world.rank))
+            self.tensors.optimizer.zero_grad(set_to_none=True)
+            try:
+                loss, after = self._accumulate(own, total)
+                return self.world.total(loss), after
+            except OutOfMemory:
+                self._split(len(own.tokens))
+
+    def _accumulate(self, batch: Batch, total: int) -> tuple[Tensor, State | None]:
+        rows = len(batch.tokens)
+        size = -(-rows // min(self.progress.parts, rows))
+        loss, after = torch.zeros((), dtype=torch.float64), None
+        for start in range(0, rows, size):
+            part = batch.rows(start, start + size)
+            last = start + size >= rows
+            with nullcontext() if last or self.world.size == 1 else self.wrapped.no_sync():  # type: ignore[operator]
+                part_loss, state = self._backward(part, self._carried(part, start, rows), total)
+            loss += part_loss
+            after = state if after is None or state is None else after.concat(state)
+        return loss, after
+
+    def _backward(self, part: Batch, state: State | None, total: int) -> tuple[Tensor, State | None]:
+        model = self.tensors.model
+        try:
+            with autocast(model.device, self.config.precision):
+                loss, after = self.wrapped(part, state)
+            # The wrapper averages over processes; the gradient wanted is that of the sum over all ÷ all targets.
+            (loss * (self.world.size / total)).backward()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_memory(error):
+                raise
+            raise OutOfMemory from None
+        return loss.detach().double().cpu(), None if after is None else after.detach()
+
+    def _carried(self, part: Batch, start: int, rows: int) -> State | None:
+        """The state that the part's rows go on from: fresh rows begin anew; None for windows."""
+        if part.fresh is None:
+            return None
+        before = self.tensors.carried
+        if before is not None and len(part.fresh) < rows:
+            before = map_leaves(lambda leaf: leaf[start : start + len(part.fresh)], before)
+        return renewed(self.tensors.model, before, part.fresh)
+
+    def _split(self, rows: int) -> None:
+        """Out of memory: smaller micro-batches, the same optimisation."""
+        parts = self.progress.parts * 2
+        if self.world.size > 1:
+            raise TrainingError(f"out of memory in one of several processes: set training.accumulation={parts}")
+        if parts >= 2 * rows:
+            raise TrainingError("out of memory even with one row at a time: use a smaller model or training.context")
+        self._set(parts=parts)
+        self.listener.notice(f"Out of memory: each batch is now split into {parts} parts; the results stay the same.")
+
+    # -- numbers that are not finite -----------------------------------------------------------------------------
+
+    def _reject(self, batch: Batch, cursor: Cursor) -> bool:
+        """Skip a step whose loss or gradient is not finite; roll back when the weights themselves are broken."""
+        part = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
+        where = blame(self.tensors.model, lambda: self.objective(part, self._carried(part, 0, len(part.tokens))))
+        self.tensors.optimizer.zero_grad(set_to_none=True)
+        self.rejected += 1
+        place = f"step {self.progress.step + 1}, epoch {cursor.epoch + 1}, batch after {self.progress.tokens:,} tokens"
+        if where.startswith("weight") or self.rejected >= LIMIT:
+            self._roll_back(where, place)
+            return False
+        self.listener.notice(f"Not finite: {where} ({place}). The batch is skipped; no weight was changed.")
+        self._set(cursor=cursor, seconds=self._seconds())
+        return True
+
+    def _roll_back(self, where: str, place: str) -> None:
+        easing = self.progress.easing / 2
+        path = saves.newest(self.folder)
+        if path is None or easing < 0.5**LIMIT:
+            raise TrainingError(
+                f"training diverged: not finite at {where} ({place}), also after {LIMIT} roll-backs. The last good "
+                f"state is saved. Lower the rate: --set training.optimizer.learning_rate="
+                f"{self.config.optimizer.learning_rate / 10:g}"
+            )
+        seconds = self._seconds()  # the time is spent all the same
+        self._load(path)
+        self._set(easing=easing, seconds=seconds)
+        self._began = time.monotonic() - seconds
+        self.rejected = 0
+        self.listener.notice(
+            f"Not finite: {where} ({place}). Rolled back to step {self.progress.step}; the learning rate is halved."
+        )
+
+    # -- looking, telling, saving --------------------------------------------------------------------------------
+
+    def _evaluate(self, share: float) -> None:
+        model = self._candidate()
+        model.eval()
+        loss = self.validate(model) if self.world.first else 0.0
+        (loss,) = self.world.agree([loss])
+        before = self.progress
+        best = before.best_loss is None or loss < before.best_loss
+        record = EvaluationRecord(
+            step=before.step,
+            epoch=before.cursor.epoch,
+            share=share,
+            valid_loss=loss,
+            train_loss=before.evaluation_loss / before.evaluation_tokens if before.evaluation_tokens else None,
+            tokens=before.tokens,
+            seconds=self._seconds(),
+            best=best,
+            sample=self.listener.sample(model) if self.world.first else "",
+        )
+        if best and self.world.first:
+            self.keep(model, record)
+        model.train()
+        self._after_evaluation(record)
+        self.listener.evaluated(self.progress, record)
+        self._save()
+
+    def _after_evaluation(self, record: EvaluationRecord) -> None:
+        before, waits = self.progress, 0 if record.best else self.progress.waits + 1
+        if record.best:
+            self._set(best_loss=record.valid_loss, best_step=record.step)
+        if self.config.schedule.kind == "plateau" and waits > self.config.schedule.patience:
+            self._set(drops=before.drops + 1)
+            waits = 0
+        finished = "the budget is spent" if record.share >= 1 else ""
+        if not finished and self.config.patience and waits >= self.config.patience:
+            finished = f"no improvement in {waits} evaluations"
+        evaluations = (*before.evaluations, record)
+        self._set(waits=waits, finished=finished, evaluations=evaluations, evaluation_loss=0.0, evaluation_tokens=0)
+
+    def _log(self, rate: float, norm: float, layers: dict[str, float]) -> None:
+        before = self.progress
+        record = StepRecord(
+            step=before.step,
+            epoch=before.cursor.epoch,
+            loss=before.log_loss / before.log_tokens,
+            learning_rate=rate,
+            gradient_norm=norm,
+            layers=layers,
+            tokens=before.tokens,
+            seconds=before.seconds,
+        )
+        self._set(log_loss=0.0, log_tokens=0, steps=(*before.steps, record))
+        self.listener.stepped(self.progress, record)
+
+    def _maybe_save(self) -> None:
+        due = time.monotonic() - self._saved_at >= self.config.save_seconds
+        (due_first,) = self.world.agree([float(due)])
+        if due_first:
+            self._save()
+
+    def _save(self) -> None:
+        own = self.tensors.carried
+        self.tensors.carried = self.world.join_rows(own)
+        if self.world.first:
+            saves.save(self.folder, self.progress, self.tensors)
+        self.tensors.carried = own
+        self.world.barrier()
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        path = saves.newest(self.folder)
+        if path is None:
+            self._save()
+        else:
+            self._load(path)
+        self._began = time.monotonic() - self.progress.seconds
+        self.listener.started(self.progress)
+
+    def _load(self, path: Path) -> None:
+        self.progress = saves.load(path, self.tensors)
+        self.tensors.carried = self.world.own_rows(self.tensors.carried)
+
+    # -- time, rate, average -------------------------------------------------------------------------------------
+
+    def _seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return time.monotonic() - self._began
+
+    def _share(self) -> float:
+        epochs = self.progress.tokens / self.corpus_tokens
+        return self.config.budget.share(seconds=self._seconds(), steps=self.progress.step, epochs=epochs)
+
+    def _due(self, share: float) -> bool:
+        """An evaluation lies between the last one and `share`."""
+        last = self.progress.evaluations[-1].share if self.progress.evaluations else 0.0
+        return int(share * self.config.evaluations) > int(last * self.config.evaluations)
+
+    def _rate(self, share: float) -> float:
+        # The first step of a warm-up has spent nothing yet: take the middle of the step, not its beginning.
+        schedule, progress = self.config.schedule, self.progress
+        half = 0.5 / self.config.budget.steps if self.config.budget.steps else 1e-4
+        factor = schedule.share(min(1.0, share + half), progress.drops)
+        return self.config.optimizer.learning_rate * factor * progress.easing
+
+    def _average(self, model: LanguageModel) -> AveragedModel | None:
+        averaging = self.config.averaging
+        if averaging.kind == "none":
+            return None
+        ema, tail = get_ema_multi_avg_fn, get_swa_multi_avg_fn
+        rule = ema(averaging.decay) if averaging.kind == "ema" else tail()  # type: ignore[no-untyped-call]
+        return AveragedModel(model, multi_avg_fn=rule)
+
+    def _update_average(self, share: float) -> None:
+        averaging, average = self.config.averaging, self.tensors.average
+        if average is not None and (averaging.kind == "ema" or share >= 1 - averaging.tail):
+            average.update_parameters(self.tensors.model)
+
+    def _candidate(self) -> LanguageModel:
+        """The model to evaluate and keep: the average of weights, once there is one."""
+        average = self.tensors.average
+        if average is None or int(average.n_averaged) == 0:
+            return self.tensors.model
+        assert isinstance(average.module, LanguageModel)
+        return average.module
+
+
+def _is_memory(error: BaseException) -> bool:
+    words = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in words

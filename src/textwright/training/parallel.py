@@ -1,0 +1,87 @@
+"""The one place that knows more than one process: `torchrun` starts them, `join` finds them, `wrap` ties gradients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from textwright.models.state import State, map_leaves
+
+
+@dataclass(frozen=True)
+class World:
+    """All processes of a run; this one is number `rank` of `size`, `local` on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """This process prepares data, prints and saves."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def agree(self, values: list[float]) -> list[float]:
+        """The first process's numbers, in every process."""
+        if self.size == 1:
+            return values
+        shared = torch.tensor(values, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        numbers: list[float] = shared.tolist()
+        return numbers
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over all processes (Li et al. 2020, DistributedDataParallel)."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+    def join_rows(self, state: State | None) -> State | None:
+        """The whole batch's state from every process's rows, which hold global rows rank, rank + size, …"""
+        if self.size == 1 or state is None:
+            return state
+
+        def join(leaf: Tensor) -> Tensor:
+            parts = [torch.empty_like(leaf) for _ in range(self.size)]
+            dist.all_gather(parts, leaf.contiguous())
+            return torch.stack(parts, 1).flatten(0, 1)
+
+        return map_leaves(join, state)
+
+    def own_rows(self, state: State | None) -> State | None:
+        """This process's rows of a whole batch's state: the inverse of `join_rows`."""
+        if self.size == 1 or state is None:
+            return state
+        return map_leaves(lambda leaf: leaf[self.rank :: self.size].contiguous(), state)
+
+
+def join() -> World:
+    """The world that `torchrun` made, or a world of one process."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    local = int(os.environ["LOCAL_RANK"])
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return World(int(os.environ["RANK"]), size, local)

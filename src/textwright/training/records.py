@@ -1,0 +1,57 @@
+"""What training remembers and tells: the saved progress, and the records of its history."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from textwright.config import Config
+from textwright.text.batching import Cursor
+
+
+class StepRecord(Config):
+    """One logged step: means since the record before."""
+
+    step: int
+    epoch: int
+    loss: float  # nats a token
+    learning_rate: float
+    gradient_norm: float  # before clipping
+    layers: dict[str, float]  # gradient norm of each layer
+    tokens: int  # targets seen since the beginning
+    seconds: float
+
+
+class EvaluationRecord(Config):
+    """One look at the validation text."""
+
+    step: int
+    epoch: int
+    share: float  # of the budget that was spent
+    valid_loss: float  # nats a token
+    train_loss: float | None  # mean since the evaluation before
+    tokens: int
+    seconds: float
+    best: bool
+    sample: str = ""
+
+
+class Progress(Config):
+    """Everything a run needs to go on exactly where it was, besides tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    cursor: Cursor = Field(default_factory=Cursor)
+    best_loss: float | None = None
+    best_step: int = 0
+    waits: int = 0  # evaluations since the best one
+    drops: int = 0  # times a plateau lowered the rate
+    easing: float = 1.0  # what roll-backs multiplied the rate by
+    parts: int = 1  # micro-batches a batch is split into
+    log_loss: float = 0.0  # sum since the last log
+    log_tokens: int = 0
+    evaluation_loss: float = 0.0  # sum since the last evaluation
+    evaluation_tokens: int = 0
+    finished: str = ""  # why training ended; empty while it may go on
+    steps: tuple[StepRecord, ...] = ()
+    evaluations: tuple[EvaluationRecord, ...] = ()

@@ -1,0 +1,64 @@
+"""Configuration of a training run. What a user leaves open is resolved before training and stored resolved."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from textwright.config import Config
+from textwright.training.optimizer import OptimizerConfig, ScheduleConfig
+
+
+class Budget(Config):
+    """How long to train: exactly one of the three."""
+
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name, value in self if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of minutes, steps and epochs, not {' and '.join(given) or 'none'}")
+        return self
+
+    def share(self, *, seconds: float, steps: int, epochs: float) -> float:
+        """The part of the budget that is spent, at least 1 when it is gone."""
+        if self.minutes is not None:
+            return seconds / (60 * self.minutes)
+        if self.steps is not None:
+            return steps / self.steps
+        assert self.epochs is not None
+        return epochs / self.epochs
+
+    def __str__(self) -> str:
+        return next(f"{value:g} {name}" for name, value in self if value is not None)
+
+
+class AveragingConfig(Config):
+    """Evaluate and keep an average of the weights: exponential (ema), or uniform over the last part (tail)."""
+
+    kind: Literal["none", "ema", "tail"] = "none"
+    decay: float = Field(0.999, gt=0, lt=1, description="ema: weight of the past at each step")
+    tail: float = Field(0.25, gt=0, le=1, description="tail: share of the budget that is averaged")
+
+
+class TrainingConfig(Config):
+    budget: Budget
+    batch_tokens: int = Field(8192, gt=0, description="tokens in the global batch")
+    context: int = Field(256, gt=0, description="tokens a row is trained on at once")
+    accumulation: int = Field(1, ge=1, description="micro-batches a batch is split into; changes memory, not results")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    averaging: AveragingConfig = Field(default_factory=AveragingConfig)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
+    patience: int = Field(0, ge=0, description="stop after so many evaluations without improvement; 0: never")
+    log_every: int = Field(10, ge=1, description="steps between records of the history")
+    save_seconds: float = Field(60.0, ge=0, description="least time between saves of the training state")
