@@ -1,3 +1,25 @@
-"""Textwright (文匠): train, measure, explain and serve text generators."""
+"""Textwright (文匠): train, measure, explain and serve text generators.
+
+    import textwright
+    model = textwright.train("my.txt", minutes=3)
+    print(model.generate("Once upon a time")[0].text)
+
+`textwright.load(folder)` opens a run that was trained before.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load", "train"]
+
+if TYPE_CHECKING:
+    from textwright.api import load, train
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, because torch takes seconds to import and `textwright --help` should not.
+    if name in ("load", "train"):
+        from textwright import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'textwright' has no attribute {name!r}")

@@ -139,10 +139,13 @@ class Cache:
     mask: Tensor  # (R, 1, T, S), True where a new token may look
 
     def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        # In place: the buffer is a log that a state only points into. This is why a state is spent by its use.
-        self.keys[self.at] = k.to(self.keys.dtype)
-        self.values[self.at] = v.to(self.values.dtype)
-        return self.keys.to(k.dtype), self.values.to(v.dtype)
+        k, v = k.to(self.keys.dtype), v.to(self.values.dtype)
+        if torch.is_grad_enabled():  # the backward pass needs every version of the buffer
+            self.keys, self.values = self.keys.index_put(self.at, k), self.values.index_put(self.at, v)
+        else:
+            # In place: the buffer is a log that a state only points into. This is why a state is spent by its use.
+            self.keys[self.at], self.values[self.at] = k, v
+        return self.keys, self.values
 
 
 class TransformerLM(LanguageModel):
@@ -186,19 +189,19 @@ class TransformerLM(LanguageModel):
         after = before.lengths + lengths
         self._check(int(after.max()) if rows else 0)
         positions = before.lengths[:, None] + torch.arange(time, device=tokens.device)  # (R, T)
-        caches, grown = self._caches(before, positions)
+        caches = self._caches(before, positions)
         # Padded steps may lie past the window: their output means nothing, but their position must exist.
         x = self._run(tokens, positions.clamp(max=self.config.window - 1), caches)
-        return x, replace(grown, lengths=after)
+        keys, values = tuple(cache.keys for cache in caches), tuple(cache.values for cache in caches)
+        return x, KeyValueState(keys, values, after)
 
-    def _caches(self, state: KeyValueState, positions: Tensor) -> tuple[list[Cache], KeyValueState]:
-        slots = max(state.keys[0].shape[1], int(positions.max()) + 1 if positions.numel() else 0)
-        state = replace(state, keys=_grow(state.keys, slots), values=_grow(state.values, slots))
+    def _caches(self, state: KeyValueState, positions: Tensor) -> list[Cache]:
+        slots = int(positions.max()) + 1 if positions.numel() else 0
+        keys, values = _grow(state.keys, slots), _grow(state.values, slots)
         rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        slot = torch.arange(state.keys[0].shape[1], device=positions.device)
+        slot = torch.arange(keys[0].shape[1], device=positions.device)
         mask = (slot <= positions[..., None])[:, None]
-        pairs = zip(state.keys, state.values, strict=True)
-        return [Cache(keys, values, (rows, positions), mask) for keys, values in pairs], state
+        return [Cache(*pair, (rows, positions), mask) for pair in zip(keys, values, strict=True)]
 
     def _run(self, tokens: Tensor, positions: Tensor, caches: list[Cache] | None) -> Tensor:
         x = self.dropout(self.position.add(self.embed(tokens), positions))

@@ -113,14 +113,14 @@ class Trainer:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             return self._reject(batch, cursor)
         self.rejected = 0
-        record = (self.progress.step + 1) % self.config.log_every == 0
+        record = self.progress.step == 0 or (self.progress.step + 1) % self.config.log_every == 0
         layers = layer_norms(self.tensors.model) if record else {}
         self.tensors.optimizer.step()
         self.tensors.carried = None if after is None else after.detach()
         self._update_average(share)
         self._count(float(loss), batch.count, cursor)
         if record:
-            self._log(rate, float(norm), layers)
+            self._log(share, rate, float(norm), layers)
         return True
 
     def _count(self, loss: float, tokens: int, cursor: Cursor) -> None:
@@ -182,9 +182,9 @@ class Trainer:
         """The state that the part's rows go on from: fresh rows begin anew; None for windows."""
         if part.fresh is None:
             return None
-        before = self.tensors.carried
-        if before is not None and len(part.fresh) < rows:
-            before = map_leaves(lambda leaf: leaf[start : start + len(part.fresh)], before)
+        before, stop = self.tensors.carried, start + len(part.fresh)
+        if before is not None and stop - start < rows:
+            before = map_leaves(lambda leaf: leaf[start:stop], before)
         return renewed(self.tensors.model, before, part.fresh)
 
     def _split(self, rows: int) -> None:
@@ -271,11 +271,12 @@ class Trainer:
         evaluations = (*before.evaluations, record)
         self._set(waits=waits, finished=finished, evaluations=evaluations, evaluation_loss=0.0, evaluation_tokens=0)
 
-    def _log(self, rate: float, norm: float, layers: dict[str, float]) -> None:
+    def _log(self, share: float, rate: float, norm: float, layers: dict[str, float]) -> None:
         before = self.progress
         record = StepRecord(
             step=before.step,
             epoch=before.cursor.epoch,
+            share=share,
             loss=before.log_loss / before.log_tokens,
             learning_rate=rate,
             gradient_norm=norm,
@@ -326,7 +327,9 @@ class Trainer:
 
     def _due(self, share: float) -> bool:
         """An evaluation lies between the last one and `share`."""
-        last = self.progress.evaluations[-1].share if self.progress.evaluations else 0.0
+        if not self.progress.evaluations:
+            return True  # before training: what it is compared with
+        last = self.progress.evaluations[-1].share
         return int(share * self.config.evaluations) > int(last * self.config.evaluations)
 
     def _rate(self, share: float) -> float:

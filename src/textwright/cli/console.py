@@ -1,0 +1,126 @@
+"""What a person sees while a model is trained: a plan, a moving line, a row for every evaluation, a verdict."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from textwright.fit import Audience, Outcome
+from textwright.models import LanguageModel
+from textwright.report import panel_table
+from textwright.run import Manifest
+from textwright.text.corpus import Prepared
+from textwright.training.records import EvaluationRecord, StepRecord
+from textwright.training.records import Progress as Training
+
+QUIET = 10.0  # seconds between lines where the output is no terminal
+SHOWN = 300  # characters of a sample
+
+
+class ConsoleAudience(Audience):
+    """Prints to standard output; on a terminal with a line that moves, elsewhere with a line every ten seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        self.told = self.resumed_at = time.monotonic()
+        self.tokens_before = 0
+        self.reading = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def preparing(self, what: str, characters: float) -> None:
+        if what != self.reading:
+            self.reading = what
+            self.console.print(f"{what} …", style="dim")
+
+    def planned(self, manifest: Manifest, model: LanguageModel, data: Prepared) -> None:
+        config, facts = manifest.config, data.train.facts
+        training = config.training
+        shape = ", ".join(f"{name} {value}" for name, value in config.model if name not in ("family", "vocab"))
+        self._say(f"{config.model.family}: {model.count_parameters():,} parameters ({shape})")
+        self._say(
+            f"text: {facts.characters:,} characters, {facts.tokens:,} tokens of {facts.vocabulary:,} "
+            f"({data.tokenizer.kind}), {facts.documents:,} documents; validation {data.valid.facts.tokens:,} tokens"
+        )
+        optimizer = training.optimizer
+        self._say(
+            f"training: {training.budget}, batches of {training.batch_tokens:,} tokens, {optimizer.kind} "
+            f"{optimizer.learning_rate:g}, {training.schedule.kind}; {manifest.hardware}; into {self.folder}"
+        )
+
+    def started(self, progress: Training) -> None:
+        self.resumed_at, self.tokens_before = time.monotonic(), progress.tokens
+        if progress.finished:
+            self._say(f"This run is complete ({progress.finished}). Give a larger budget to go on.")
+        elif progress.step:
+            self._say(f"Going on after step {progress.step:,}, {progress.tokens:,} tokens.")
+        if self.console.is_terminal and not progress.finished:
+            columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True))
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("warming up", total=1.0)
+            self.bar.start()
+
+    def stepped(self, progress: Training, record: StepRecord) -> None:
+        now = time.monotonic()
+        speed = (record.tokens - self.tokens_before) / max(now - self.resumed_at, 1e-9)
+        line = f"step {record.step:,}  loss {record.loss:.3f}  {speed:,.0f} tokens/s"
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=line, completed=record.share)
+        elif now - self.told >= QUIET or record.step == 1:
+            self.told = now
+            self._say(f"{line}  {_remaining(record)}")
+
+    def evaluated(self, progress: Training, record: EvaluationRecord) -> None:
+        train = "" if record.train_loss is None else f"train {record.train_loss:.4f}  "
+        best = "  best so far" if record.best else f"  (best {progress.best_loss:.4f} at step {progress.best_step:,})"
+        self._say(
+            f"[step {record.step:,}, {record.seconds:,.0f} s]  {train}valid {record.valid_loss:.4f}{best}", "bold"
+        )
+        self._say("  " + record.sample[:SHOWN].strip().replace("\n", "\n  "), "dim")
+
+    def notice(self, text: str) -> None:
+        self._say(text, "yellow")
+
+    def interrupted(self, progress: Training) -> None:
+        self._say(f"Stopped after step {progress.step:,}; everything is saved in {self.folder}.")
+        self._say(f"To go on: {shlex.join(['textwright', *sys.argv[1:]])}")
+
+    def measured(self, outcome: Outcome) -> None:
+        self._stop()
+        self._say(panel_table(outcome.panels).text())
+        self._say(outcome.verdict, "bold")
+        self._say(f"Report: {outcome.folder / 'report.html'}")
+        self._say(f"To write: textwright generate {shlex.quote(str(outcome.folder))} --prompt TEXT")
+
+    def _say(self, text: str, style: str = "") -> None:
+        # Text, not markup: a sample may hold square brackets.
+        self.console.print(Text(text, style=style))
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def _remaining(record: StepRecord) -> str:
+    if record.share <= 0:
+        return "0 %"
+    seconds = record.seconds * (1 - record.share) / record.share
+    return f"{record.share:.0%}, {seconds / 60:.1f} minutes left"

@@ -1,0 +1,247 @@
+"""From what was asked to a trained run: prepare, plan, train, measure, report."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textwright import plan
+from textwright.errors import ConfigError
+from textwright.evaluating.perplexity import Panel, head, panel, score
+from textwright.models import LanguageModel
+from textwright.report import write_report
+from textwright.run import (
+    GenerationConfig,
+    Manifest,
+    RunConfig,
+    build_model,
+    load_model,
+    locked,
+    merge,
+    read_generation,
+    read_manifest,
+    write_run,
+)
+from textwright.text.batching import Batches, Streams, Windows
+from textwright.text.corpus import Corpus, Facts, Prepared, open_prepared, prepare
+from textwright.text.sources import SourceConfig, fingerprint
+from textwright.text.tokenizers import TokenizerConfig
+from textwright.training import hardware, parallel
+from textwright.training.callbacks import Listener, Listeners, TensorBoard
+from textwright.training.checkpoint import save_tensors, weights, write_file, write_json
+from textwright.training.loop import Trainer
+from textwright.training.records import EvaluationRecord, Progress
+from textwright.verdict import verdict
+from textwright.writer import sample_text, start_ids
+
+QUICK = 50_000  # validation tokens looked at during training; the whole text is measured at the end
+SAMPLE = 200  # tokens of a sample
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished (or interrupted) run."""
+
+    folder: Path
+    progress: Progress
+    panels: dict[str, Panel]  # by split; empty when interrupted
+    verdict: str
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.progress.finished)
+
+
+class Audience(Listener):
+    """A listener who is also told of what comes before and after training."""
+
+    def preparing(self, what: str, characters: float) -> None:
+        """The text is being read."""
+
+    def planned(self, manifest: Manifest, model: LanguageModel, data: Prepared) -> None:
+        """Everything is decided; training is about to begin."""
+
+    def measured(self, outcome: Outcome) -> None:
+        """The run is finished and measured."""
+
+
+def fit(asked: Mapping[str, Any], out: Path, audience: Audience, *, tensorboard: bool = False) -> Outcome:
+    """Train what `asked` (parts of a `RunConfig`) describes into the folder `out`, or go on where it stopped.
+
+    Raises:
+        TextwrightError: of some kind, for everything a user can mend.
+    """
+    check(asked)
+    world = parallel.join()
+    try:
+        if not world.first:
+            audience = Audience()
+            world.barrier()  # the first process prepares
+            return _train(out, audience, world, tensorboard=False)
+        with locked(out):
+            _prepare(asked, out, audience, world)
+            world.barrier()
+            return _train(out, audience, world, tensorboard=tensorboard)
+    finally:
+        world.leave()
+
+
+def check(asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError for unknown keys and impossible values, before any work is done."""
+    facts = Facts(vocabulary=256, tokens=1_000_000)
+    place = hardware.Hardware(torch.device("cpu"), "float32", 1e11)
+    RunConfig.parse(merge(plan.defaults(asked, plan.Situation(facts, place)), asked))
+
+
+def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: parallel.World) -> None:
+    if (out / "config.json").exists():
+        _reopen(asked, out)
+        return
+    ours = {".lock", "data", "tokenizer.json", "generation.json"}
+    if out.exists() and any(path.name not in ours and not path.name.endswith(".tmp") for path in out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")
+    data = _data(asked, out, audience)
+    device = asked.get("training", {}).get("device", "auto")
+    place = hardware.choose(device, asked.get("training", {}).get("precision", "auto"))
+    situation = plan.Situation(data.train.facts, place, world.size)
+    config = RunConfig.parse(merge(plan.defaults(asked, situation), asked))
+    _check_vocabulary(config, data)
+    manifest = Manifest(
+        hardware=place.describe(),
+        fingerprint=fingerprint(config.source),
+        asked=dict(asked),
+        config=config,
+    )
+    start = start_ids(data.tokenizer, data.train.facts.documents)
+    write_run(out, manifest, data.tokenizer, GenerationConfig(start=start))
+
+
+def _data(asked: Mapping[str, Any], out: Path, audience: Audience) -> Prepared:
+    folder = out / "data"
+    if (folder / "tokenizer.json").exists():  # written last: the text was prepared to the end
+        return open_prepared(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    sources = [SourceConfig.parse(asked[key], key) if asked.get(key) else None for key in ("source", "valid", "test")]
+    assert sources[0] is not None
+    fractions = {key: asked[key] for key in ("valid_fraction", "test_fraction") if key in asked}
+    tokenizer = TokenizerConfig.parse(asked.get("tokenizer", {}), "tokenizer")
+    return prepare(sources[0], sources[1], sources[2], tokenizer, folder, progress=audience.preparing, **fractions)
+
+
+def _reopen(asked: Mapping[str, Any], out: Path) -> None:
+    """Check that an existing run is the one that is asked for; a new budget is taken over."""
+    manifest = read_manifest(out)
+    old, new = _flat(manifest.asked), _flat(asked)
+    budget = "training.budget."
+    changed = sorted(
+        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(budget)
+    )
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{out} holds a run with {key} = {old.get(key, 'chosen by us')}, you ask for "
+            f"{new.get(key, 'our choice')}: give another --out to start anew, or the same options to go on"
+        )
+    wanted = asked.get("training", {}).get("budget")
+    if wanted and wanted != manifest.config.training.budget.dump():
+        data = manifest.dump()
+        data["config"]["training"]["budget"] = wanted
+        data["asked"] = dict(asked)
+        write_json(out / "config.json", Manifest.parse(data).dump())
+
+
+def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard: bool) -> Outcome:
+    manifest = read_manifest(out)
+    config, data = manifest.config, open_prepared(out / "data")
+    generation = read_generation(out)
+    hardware.keep_memory()
+    device = hardware.pick_device(config.training.device)
+    model = build_model(config, device)
+    audience.planned(manifest, model, data)
+    sampler = _Sampler(data, generation)
+    listeners = [audience, sampler, *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
+    quick, end = head(data.valid, QUICK), data.tokenizer.end
+
+    def validate(model: LanguageModel) -> float:
+        total, tokens, _ = score(model, quick, end, stride=model.window, precision=config.training.precision)
+        return total / tokens
+
+    def keep(model: LanguageModel, record: EvaluationRecord) -> None:
+        write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
+
+    trainer = Trainer(
+        config.training,
+        model,
+        batches(config, data.train, model, end, world),
+        data.train.facts.tokens,
+        out / "training",
+        validate=validate,
+        keep=keep,
+        listener=Listeners(*listeners),
+        world=world,
+    )
+    progress = trainer.run()
+    if not progress.finished or not world.first:
+        return Outcome(out, progress, {}, verdict(progress))
+    return _measure(out, manifest, data, progress, audience)
+
+
+def _measure(out: Path, manifest: Manifest, data: Prepared, progress: Progress, audience: Audience) -> Outcome:
+    config = manifest.config
+    model = load_model(out, config, hardware.pick_device(config.training.device))
+    splits: dict[str, Corpus] = {"validation": data.valid, "test": data.test}
+    panels = {name: panel(model, corpus, data.tokenizer.end) for name, corpus in splits.items() if corpus.facts.tokens}
+    outcome = Outcome(out, progress, panels, verdict(progress))
+    write_report(out, manifest, model.count_parameters(), data, progress, panels, outcome.verdict)
+    audience.measured(outcome)
+    return outcome
+
+
+def batches(config: RunConfig, corpus: Corpus, model: LanguageModel, end: int, world: parallel.World) -> Batches:
+    """Contiguous streams for models whose memory does not grow, shuffled windows for the others."""
+    training = config.training
+    if model.window is not None:
+        return Windows(corpus, min(training.context, model.window), training.batch_tokens, end, training.seed)
+    streams = Streams(corpus, max(1, training.batch_tokens // training.context), training.context, end, training.seed)
+    if streams.rows % world.size:
+        raise ConfigError(f"{streams.rows} rows cannot be shared by {world.size} processes: set training.batch_tokens")
+    return streams
+
+
+class _Sampler(Listener):
+    """Writes a sample at every evaluation."""
+
+    def __init__(self, data: Prepared, generation: GenerationConfig) -> None:
+        self.tokenizer, self.generation = data.tokenizer, generation
+
+    def sample(self, model: LanguageModel) -> str:
+        return sample_text(model, self.tokenizer, self.generation, SAMPLE)
+
+
+def default_folder(source: str, family: str) -> Path:
+    """runs/NAME-FAMILY."""
+    name = re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).stem if "*" not in source else source).strip("-.")
+    return Path("runs") / f"{name or 'text'}-{family}"
+
+
+def _check_vocabulary(config: RunConfig, data: Prepared) -> None:
+    if config.model.vocab < data.tokenizer.size:
+        raise ConfigError(
+            f"model.vocab is {config.model.vocab}, the tokenizer has {data.tokenizer.size} ids: leave it out"
+        )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,134 @@
+"""RUN/report.html: what a run learned, how well, how fast, and from which configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from textwright.evaluating.perplexity import Panel
+from textwright.reporting import Code, Sample, Section, Series, heatmap, lines, page, table
+from textwright.reporting.page import Block
+from textwright.reporting.tables import Table
+from textwright.run import Manifest
+from textwright.text.corpus import Prepared
+from textwright.training.checkpoint import write_file
+from textwright.training.records import Progress
+
+
+def write_report(
+    folder: Path,
+    manifest: Manifest,
+    parameters: int,
+    data: Prepared,
+    progress: Progress,
+    panels: Mapping[str, Panel],
+    verdict: str,
+) -> None:
+    """Write the page, atomically."""
+    family = manifest.config.model.family
+    html = page(
+        folder.name,
+        f"{family} · {manifest.config.source.path} · {parameters:,} parameters",
+        _facts(progress, panels, parameters),
+        [
+            Section("Verdict", [verdict]),
+            Section("Learning", _learning(progress)),
+            Section("Perplexity", [_panels(panels)]),
+            Section("Samples", _samples(progress)),
+            Section("Speed and size", [_sizes(manifest, parameters, data, progress)]),
+            Section("Configuration", [_configuration(manifest)]),
+        ],
+    )
+    write_file(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
+
+
+def _facts(progress: Progress, panels: Mapping[str, Panel], parameters: int) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = []
+    for name, panel in panels.items():
+        facts += [(f"{name} loss, nats a token", round(panel.loss, 4)), (f"{name} bits a byte", panel.bits_per_byte)]
+    speed = round(progress.tokens / max(progress.seconds, 1e-9))
+    return [*facts, ("parameters", parameters), ("tokens a second", speed), ("minutes", progress.seconds / 60)]
+
+
+def _learning(progress: Progress) -> list[Block]:
+    steps, looks = progress.steps, progress.evaluations
+    losses = lines(
+        [
+            Series("training", [r.step for r in steps], [r.loss for r in steps]),
+            Series("validation", [r.step for r in looks], [r.valid_loss for r in looks]),
+        ],
+        x="step",
+        y="nats a token",
+        title="Loss",
+        marks=[(progress.best_step, "best")],
+    )
+    if not steps:
+        return [losses]
+    rate = lines(
+        [Series("learning rate", [r.step for r in steps], [r.learning_rate for r in steps])],
+        x="step",
+        y="learning rate",
+        title="Learning rate",
+    )
+    names = list(steps[-1].layers)
+    norms = heatmap(
+        [[record.layers.get(name, math.nan) for record in steps] for name in names],
+        names,
+        [record.step for record in steps],
+        x="step",
+        title="Gradient norm of each layer",
+    )
+    return [losses, rate, norms]
+
+
+def _panels(panels: Mapping[str, Panel]) -> Table:
+    return panel_table(panels)
+
+
+def panel_table(panels: Mapping[str, Panel]) -> Table:
+    """One column a text, one row a figure."""
+    rows = [
+        ("tokens", *(panel.tokens for panel in panels.values())),
+        ("loss, nats a token", *(panel.loss for panel in panels.values())),
+        ("perplexity of a token", *(panel.token_perplexity for panel in panels.values())),
+        ("perplexity of a word", *(panel.word_perplexity for panel in panels.values())),
+        ("bits a byte", *(panel.bits_per_byte for panel in panels.values())),
+        ("bits a character", *(panel.bits_per_character for panel in panels.values())),
+        ("tokens outside the vocabulary, %", *(100 * panel.unknown for panel in panels.values())),
+        ("context", *(panel.context for panel in panels.values())),
+    ]
+    return table(["", *panels], rows)
+
+
+def _samples(progress: Progress) -> list[Block]:
+    looks = [record for record in progress.evaluations if record.sample]
+    chosen = [looks[0], looks[len(looks) // 2], looks[-1]] if len(looks) > 2 else looks
+    return [Sample(record.sample, f"after {record.step:,} steps, loss {record.valid_loss:.3f}") for record in chosen]
+
+
+def _sizes(manifest: Manifest, parameters: int, data: Prepared, progress: Progress) -> Table:
+    facts = data.train.facts
+    rows = [
+        ("machine", manifest.hardware),
+        ("parameters", parameters),
+        ("vocabulary", f"{facts.vocabulary:,} ({data.tokenizer.kind})"),
+        ("training text, characters", facts.characters),
+        ("training text, tokens", facts.tokens),
+        ("tokens seen", progress.tokens),
+        ("epochs", progress.tokens / facts.tokens),
+        ("steps", progress.step),
+        ("tokens a second", round(progress.tokens / max(progress.seconds, 1e-9))),
+        ("minutes", progress.seconds / 60),
+        ("ended because", progress.finished),
+    ]
+    return table(["", ""], rows)
+
+
+def _configuration(manifest: Manifest) -> Code:
+    text = yaml.safe_dump(manifest.config.dump(), sort_keys=False, allow_unicode=True)
+    return Code(
+        f"# Textwright {manifest.textwright}, source SHA-256 {manifest.fingerprint}\n{text}", "Resolved, as YAML"
+    )

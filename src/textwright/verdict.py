@@ -1,0 +1,37 @@
+"""What the curves say, in plain words."""
+
+from __future__ import annotations
+
+from textwright.training.records import Progress
+
+SMALL = 0.01  # share of the loss below which a change does not count
+
+
+def verdict(progress: Progress) -> str:
+    """Still learning, fitted, or over-fitted, and by how much."""
+    looks = [record for record in progress.evaluations if record.train_loss is not None]
+    if len(looks) < 2:
+        return "Too short to tell: there were fewer than two evaluations after training began."
+    last, before = looks[-1], looks[-2]
+    assert last.train_loss is not None
+    best = min(looks, key=lambda record: record.valid_loss)
+    gap = last.valid_loss - last.train_loss
+    apart = f"validation loss {last.valid_loss:.3f} against {last.train_loss:.3f} on the training text"
+    if last.valid_loss > best.valid_loss * (1 + SMALL):
+        return (
+            f"Over-fitted: the validation loss was best at step {best.step:,} ({best.valid_loss:.3f} nats a token) and "
+            f"has risen by {last.valid_loss - best.valid_loss:.3f} since; the best weights are kept. More text, more "
+            f"dropout or a smaller model would help; more time would not."
+        )
+    gained = before.valid_loss - last.valid_loss
+    if gained > SMALL * last.valid_loss:
+        return (
+            f"Still learning: the last part of the budget lowered the validation loss by {gained:.3f} nats ({apart}). "
+            f"More time would help."
+        )
+    if gap > 0.1 * last.valid_loss:
+        return (
+            f"Fitted, with a gap of {gap:.3f} nats ({apart}): the model begins to know its text by heart. More text or "
+            f"more dropout would help more than more time."
+        )
+    return f"Fitted: the validation loss has settled ({apart}). A larger model could learn more from this text."
