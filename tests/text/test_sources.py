@@ -17,12 +17,10 @@ from textwright.text import sources
 from textwright.text.sources import SourceConfig, cut, detect, files, fingerprint, read
 
 SIMPLIFIED = 5 * (
-    "春天来了，小河边的柳树发出了新芽。孩子们在草地上放风筝，老人们坐在长椅上聊天。\n"
-    "“今天的天气真好！”他说。\n"
+    "春天来了，小河边的柳树发出了新芽。孩子们在草地上放风筝，老人们坐在长椅上聊天。\n“今天的天气真好！”他说。\n"
 )
 TRADITIONAL = 5 * (
-    "春天來了，小河邊的柳樹發出了新芽。孩子們在草地上放風箏，老人們坐在長椅上聊天。\n"
-    "「今天的天氣真好！」他說。\n"
+    "春天來了，小河邊的柳樹發出了新芽。孩子們在草地上放風箏，老人們坐在長椅上聊天。\n「今天的天氣真好！」他說。\n"
 )
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 5
 KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.\n" * 5

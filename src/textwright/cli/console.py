@@ -22,6 +22,7 @@ from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
 
 QUIET = 10.0  # seconds between lines where the output is no terminal
+SHAPE = ("width", "layers", "heads", "window", "dropout")  # of a model, in its line
 SHOWN = 300  # characters of a sample
 
 
@@ -35,7 +36,7 @@ class ConsoleAudience(Audience):
         self.task: TaskID | None = None
         self.told = self.resumed_at = time.monotonic()
         self.tokens_before = 0
-        self.reading = ""
+        self.told_of: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -46,14 +47,14 @@ class ConsoleAudience(Audience):
         self._stop()
 
     def preparing(self, what: str, characters: float) -> None:
-        if what != self.reading:
-            self.reading = what
-            self.console.print(f"{what} …", style="dim")
+        if what not in self.told_of:
+            self.told_of.add(what)
+            self._say(f"{what} …", "dim")
 
     def planned(self, manifest: Manifest, model: LanguageModel, data: Prepared) -> None:
         config, facts = manifest.config, data.train.facts
         training = config.training
-        shape = ", ".join(f"{name} {value}" for name, value in config.model if name not in ("family", "vocab"))
+        shape = ", ".join(f"{name} {value}" for name, value in config.model if name in SHAPE)
         self._say(f"{config.model.family}: {model.count_parameters():,} parameters ({shape})")
         self._say(
             f"text: {facts.characters:,} characters, {facts.tokens:,} tokens of {facts.vocabulary:,} "
@@ -104,10 +105,18 @@ class ConsoleAudience(Audience):
 
     def measured(self, outcome: Outcome) -> None:
         self._stop()
+        self._compare(outcome.progress)
         self._say(panel_table(outcome.panels).text())
         self._say(outcome.verdict, "bold")
         self._say(f"Report: {outcome.folder / 'report.html'}")
         self._say(f"To write: textwright generate {shlex.quote(str(outcome.folder))} --prompt TEXT")
+
+    def _compare(self, progress: Training) -> None:
+        """What the model wrote before and after."""
+        for when, record in (("Before training", progress.evaluations[0]), ("After training", progress.evaluations[-1])):
+            self._say(f"\n{when} (validation loss {record.valid_loss:.3f}) it wrote:", "bold")
+            self._say(record.sample.strip())
+        self._say("")
 
     def _say(self, text: str, style: str = "") -> None:
         # Text, not markup: a sample may hold square brackets.

@@ -33,6 +33,7 @@ from textwright.training.parallel import World
 from textwright.training.records import EvaluationRecord, Progress, StepRecord
 from textwright.training.settings import TrainingConfig
 
+SPENT = "the budget is spent"
 LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
 
 Validate = Callable[[LanguageModel], float]
@@ -265,7 +266,7 @@ class Trainer:
         if self.config.schedule.kind == "plateau" and waits > self.config.schedule.patience:
             self._set(drops=before.drops + 1)
             waits = 0
-        finished = "the budget is spent" if record.share >= 1 else ""
+        finished = SPENT if record.share >= 1 else ""
         if not finished and self.config.patience and waits >= self.config.patience:
             finished = f"no improvement in {waits} evaluations"
         evaluations = (*before.evaluations, record)
@@ -309,6 +310,8 @@ class Trainer:
         else:
             self._load(path)
         self._began = time.monotonic() - self.progress.seconds
+        if self._share() < 1 and self.progress.finished == SPENT:
+            self._set(finished="")  # the budget was enlarged
         self.listener.started(self.progress)
 
     def _load(self, path: Path) -> None:

@@ -1,0 +1,146 @@
+"""What the commands do when all is well."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from conftest import POEM, TINY, Run
+
+import textwright
+
+
+def test_train_prints_a_plan_progress_a_comparison_and_a_verdict(run: Run, text: Path, tmp_path: Path) -> None:
+    result = run("train", text, "--tokenizer", "char", "--steps", "30", "--out", tmp_path / "run", *TINY)
+    assert result.code == 0, result.err
+    for part in ("parameters", "tokens/s", "Before training", "After training", "bits a byte", "report.html"):
+        assert part in result.out
+    assert re.search(r"Still learning|Fitted|Over-fitted", result.out)
+    for file in ("model.safetensors", "config.json", "tokenizer.json", "generation.json", "report.html"):
+        assert (tmp_path / "run" / file).is_file()
+
+
+@pytest.mark.parametrize("family", ["rnn", "gru", "lstm", "transformer"])
+def test_every_family_trains_evaluates_and_writes(run: Run, text: Path, tmp_path: Path, family: str) -> None:
+    out = tmp_path / family
+    done = run("train", text, "--model", family, "--tokenizer", "byte", "--epochs", "0.5", "--out", out, *TINY)
+    assert done.code == 0, done.err
+    assert run("evaluate", out).code == 0
+    assert len(run("generate", out, "--max-new-tokens", "5", "--seed", "1").out) > 1
+    checks = run("selftest", out)
+    assert checks.code == 0, checks.out
+    assert checks.out.count("ok  ") == 9
+
+
+def test_evaluate_json_is_one_document_with_all_figures(run: Run, trained: dict[str, Path], text: Path) -> None:
+    for family, context in (("transformer", "window 16, stride 8"), ("lstm", "carried state")):
+        result = run("evaluate", trained[family], "--data", text, "--json")
+        assert result.err == ""
+        panel = json.loads(result.out)
+        assert panel["tokens"] == len(POEM) * 60 + 1
+        assert panel["token_perplexity"] == pytest.approx(math.exp(panel["loss"]))
+        assert panel["context"].startswith(context)
+        assert panel["bits_per_byte"] == panel["bits_per_character"]
+        assert panel["word_perplexity"] > panel["token_perplexity"]
+
+
+def test_generate_json_is_one_document(run: Run, trained: dict[str, Path]) -> None:
+    words = ("generate", trained["lstm"], "--prompt", "The ", "--n", "3", "--max-new-tokens", "9", "--json")
+    result = run(*words, "--seed", "7")
+    outputs = json.loads(result.out)["outputs"]
+    assert len(outputs) == 3
+    for output in outputs:
+        assert len(output["tokens"]) <= 9
+        assert output["finish_reason"] in ("length", "end")
+        assert output["logprob"] < 0
+        assert isinstance(output["text"], str)
+    assert json.loads(run(*words, "--seed", "7").out)["outputs"] == outputs
+    alone = run("generate", trained["lstm"], "--prompt", "The ", "--max-new-tokens", "9", "--json", "--seed", "8")
+    assert json.loads(alone.out)["outputs"][0] == outputs[1]  # the second of three has the next seed
+
+
+def test_a_stream_is_the_whole_text(run: Run, trained: dict[str, Path]) -> None:
+    words = ("generate", trained["transformer"], "--prompt", "Who", "--seed", "3", "--max-new-tokens", "60")
+    assert run(*words, "--stream").out == run(*words).out
+
+
+def test_greedy_is_always_the_same_and_beams_are_ranked(run: Run, trained: dict[str, Path]) -> None:
+    words = ("generate", trained["transformer"], "--prompt", "The", "--max-new-tokens", "8", "--json")
+    assert run(*words, "--strategy", "greedy").out == run(*words, "--strategy", "greedy").out
+    beams = json.loads(run(*words, "--strategy", "beam", "--n", "3").out)["outputs"]
+    ranked = [output["logprob"] / len(output["tokens"]) for output in beams]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_stop_strings_are_cut_off(run: Run, trained: dict[str, Path]) -> None:
+    words = ("generate", trained["transformer"], "--strategy", "greedy", "--max-new-tokens", "40", "--json")
+    (plain,) = json.loads(run(*words).out)["outputs"]
+    stop = plain["text"][5:8]
+    (stopped,) = json.loads(run(*words, "--stop", stop).out)["outputs"]
+    assert stopped["finish_reason"] == "stop"
+    assert stopped["text"] == plain["text"][: plain["text"].index(stop)]
+
+
+def test_an_unprompted_text_begins_without_its_start(run: Run, trained: dict[str, Path]) -> None:
+    (output,) = json.loads(run("generate", trained["lstm"], "--json", "--seed", "1").out)["outputs"]
+    assert len(output["tokens"]) >= len(output["text"]) >= 1
+
+
+def test_a_drawn_seed_is_told_and_repeats_the_text(run: Run, trained: dict[str, Path]) -> None:
+    first = run("generate", trained["lstm"], "--max-new-tokens", "20")
+    seed = re.search(r"--seed (\d+)", first.err).group(1)
+    assert run("generate", trained["lstm"], "--max-new-tokens", "20", "--seed", seed).out == first.out
+
+
+def test_the_same_command_goes_on_and_a_larger_budget_too(run: Run, text: Path, tmp_path: Path) -> None:
+    words = ("train", text, "--tokenizer", "char", "--out", tmp_path / "run", *TINY, "--steps")
+    assert run(*words, "6").code == 0
+    assert "This run is complete" in run(*words, "6").out
+    more = run(*words, "9")
+    assert more.code == 0, more.err
+    assert "Going on after step 6" in more.out
+
+
+def test_other_options_for_the_same_folder_are_refused(run: Run, trained: dict[str, Path], text: Path) -> None:
+    run("train", text, "--tokenizer", "byte", "--steps", "5", "--out", trained["lstm"]).fails("--out", "model.family")
+
+
+def test_the_python_interface(text: Path, tmp_path: Path) -> None:
+    settings = {"model.width": 16, "model.layers": 1, "training.evaluations": 1}
+    model = textwright.train(text, model="gru", steps=3, out=tmp_path / "run", settings=settings)
+    assert textwright.load(tmp_path / "run").generate("The", seed=1) == model.generate("The", seed=1)
+
+
+def test_doctor_knows_this_machine(run: Run) -> None:
+    result = run("doctor")
+    assert result.code == 0
+    for part in ("torch", "float32 products", "GFLOP/s", "extra parquet"):
+        assert part in result.out
+
+
+def test_help_names_every_verb(run: Run) -> None:
+    result = run("--help")
+    for verb in ("train", "evaluate", "generate", "doctor", "selftest", "verify-resume"):
+        assert verb in result.out
+
+
+def test_the_report_is_offline_and_holds_the_samples(trained: dict[str, Path]) -> None:
+    page = (trained["lstm"] / "report.html").read_text(encoding="utf-8")
+    assert "src=" not in page.replace("default-src", "")
+    assert "<svg" in page
+    assert "learning_rate" in page
+
+
+def test_chinese_without_any_option(run: Run, tmp_path: Path) -> None:
+    poems = tmp_path / "poems.txt"
+    poems.write_bytes(("床前明月光，疑是地上霜。举头望明月，低头思故乡。\n" * 80).encode("gb18030"))
+    out = tmp_path / "run"
+    result = run("train", poems, "--steps", "120", "--out", out, *TINY, "--set", "training.batch_tokens=512")
+    assert result.code == 0, result.err
+    (output,) = json.loads(run("generate", out, "--prompt", "床前", "--seed", "1", "--json").out)["outputs"]
+    assert " " not in output["text"]
+    assert "�" not in output["text"]
+    assert set(output["text"]) & set("明月光疑是地上霜举头望低思故乡")

@@ -1,0 +1,69 @@
+"""Several processes and killed ones, through the real command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+STEPS = 24
+
+
+def launch(text: Path, out: Path, family: str, processes: int, steps: int = STEPS, **changes: object) -> None:
+    """`torchrun` (or plain Python for one process) with a global batch that does not depend on their number."""
+    settings = {
+        "model.width": 16,
+        "model.layers": 2,
+        "model.dropout": 0.0,
+        "training.batch_tokens": 256,
+        "training.context": 16,
+        "training.precision": "float32",
+        "training.log_every": 1,
+        "training.evaluations": 3,
+        "training.save_seconds": 0,
+        "training.label_smoothing": 0.1,
+        **changes,
+    }
+    if family == "transformer":
+        settings["model.window"] = 16
+    words = ["-m", "textwright", "train", str(text), "--model", family, "--tokenizer", "byte", "--out", str(out)]
+    words += ["--steps", str(steps)] + [w for name, value in settings.items() for w in ("--set", f"{name}={value}")]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    result = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def curve(out: Path) -> list[float]:
+    (save,) = (out / "training").glob("step-*")
+    return [record["loss"] for record in json.loads((save / "progress.json").read_text())["steps"]]
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_two_processes_give_the_curve_of_one(text: Path, tmp_path: Path, family: str) -> None:
+    launch(text, tmp_path / "one", family, 1)
+    launch(text, tmp_path / "two", family, 2)
+    # The same folder, interrupted by its budget and continued by two processes.
+    launch(text, tmp_path / "resumed", family, 2, steps=STEPS // 2)
+    launch(text, tmp_path / "resumed", family, 2)
+    one, two, resumed = (curve(tmp_path / name) for name in ("one", "two", "resumed"))
+    assert len(one) == STEPS
+    assert two == pytest.approx(one, abs=1e-5)
+    assert resumed[: STEPS // 2 - 1] != []
+    assert len(resumed) == STEPS
+
+
+def test_accumulation_in_two_processes(text: Path, tmp_path: Path) -> None:
+    launch(text, tmp_path / "one", "transformer", 1)
+    launch(text, tmp_path / "two", "transformer", 2, **{"training.accumulation": 3})
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), abs=1e-5)
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_killed_runs_continue_bit_for_bit(run: Run, family: str) -> None:
+    result = run("verify-resume", "--kills", "3", "--steps", "30", "--model", family)
+    assert result.code == 0, result.err
+    assert "ok: 3 kills" in result.out

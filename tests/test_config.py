@@ -1,0 +1,52 @@
+"""Configuration is strict, and its errors say what to type."""
+
+from __future__ import annotations
+
+import pytest
+
+from textwright.config import override
+from textwright.errors import ConfigError
+from textwright.fit import check
+from textwright.run import merge
+
+
+def asked(**more: object) -> dict:
+    return merge({"source": {"path": "x"}, "model": {"family": "transformer"}}, more)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"training": {"learning_rat": 1}}, "unknown key 'training.learning_rat'"),
+        ({"training": {"optimizer": {"learning_rat": 1}}}, "Did you mean 'learning_rate'"),
+        ({"modl": {}}, "unknown key 'modl'. Did you mean 'model'"),
+        ({"model": {"family": "transformer", "widht": 8}}, "Did you mean 'width'"),
+        ({"model": {"width": -3}}, "model.*width: input should be greater than 0, got -3"),
+        ({"model": {"width": "big"}}, "width.*valid integer.*got 'big'"),
+        ({"model": {"width": 10, "heads": 4}}, "width 10 must be a multiple of heads 4"),
+        ({"model": {"heads": 4, "kv_heads": 3}}, "must be a multiple of kv_heads 3"),
+        ({"training": {"budget": {"minutes": 1.0, "steps": 4}}}, "exactly one of minutes, steps and epochs"),
+        ({"training": {"budget": {"minutes": -1.0}}}, "greater than 0, got -1"),
+        ({"training": {"clip": True}}, "clip.*got True"),
+        ({"training": {"precision": "float16"}}, "precision.*'float32' or 'bfloat16', got 'float16'"),
+        ({"source": {"documents": "word"}}, "documents.*got 'word'"),
+    ],
+)
+def test_wrong_configuration_is_refused_before_any_work(wrong: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(asked(**wrong))
+
+
+def test_what_is_right_passes() -> None:
+    check(asked(model={"family": "lstm", "width": 10}, training={"budget": {"epochs": 2}}))
+
+
+def test_override_reads_values_as_yaml() -> None:
+    got = override({"a": {"b": 1}}, ["a.b=3e-4", "a.c=[1, 2]", "d=true", "e=null", "f=text"])
+    assert got == {"a": {"b": 3e-4, "c": [1, 2]}, "d": True, "e": None, "f": "text"}
+
+
+@pytest.mark.parametrize("wrong", ["a", "=3", "a.b.c=1", "a=[1"])
+def test_wrong_assignments_are_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        override({"a": {"b": 1}}, [wrong])

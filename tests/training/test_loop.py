@@ -1,0 +1,238 @@
+"""The loop: exact resume, accumulation, numbers that are not finite, memory, interruption, budgets."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small import MODELS, Recorder, corpus, losses, trainer
+
+from textwright.errors import TrainingError
+from textwright.training import loop
+from textwright.training.optimizer import OptimizerConfig, ScheduleConfig
+from textwright.training.records import Progress
+from textwright.training.settings import AveragingConfig, Budget
+
+
+class Stopper(Recorder):
+    """Presses Ctrl-C after some steps."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def stepped(self, progress: Progress, record) -> None:
+        if record.step == self.after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("stop", [1, 5, 8])
+@pytest.mark.parametrize("averaging", ["none", "ema"])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, family: str, stop: int, averaging: str) -> None:
+    options = {"averaging": AveragingConfig(kind=averaging, decay=0.9)}
+    whole = trainer(tmp_path / "whole", family, **options)
+    expected = whole.run()
+    stopped = trainer(tmp_path / "cut", family, listener=Stopper(stop), **options).run()
+    assert (stopped.step, stopped.finished) == (stop, "")
+    again = trainer(tmp_path / "cut", family, **options)
+    resumed = again.run()
+    assert losses(resumed) == losses(expected)
+    assert [r.valid_loss for r in resumed.evaluations] == [r.valid_loss for r in expected.evaluations]
+    for ours, theirs in zip(again.tensors.model.parameters(), whole.tensors.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_accumulation_changes_nothing(tmp_path: Path, family: str, parts: int) -> None:
+    """k micro-batches equal one batch: padded rows, a last partial batch and label smoothing included."""
+    model = MODELS[family].model_copy(update={"dropout": 0.0})
+    options = {"label_smoothing": 0.1, "steps": 9}
+    torch.manual_seed(0)
+    one = trainer(tmp_path / "one", model=model.build(), **options).run()
+    torch.manual_seed(0)
+    many = trainer(tmp_path / "many", model=model.build(), accumulation=parts, **options).run()
+    assert losses(many) == pytest.approx(losses(one), abs=1e-6)
+    assert [r.gradient_norm for r in many.steps] == pytest.approx([r.gradient_norm for r in one.steps], abs=1e-5)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_training_learns(tmp_path: Path, family: str) -> None:
+    progress = trainer(tmp_path, family, steps=150, optimizer=OptimizerConfig(learning_rate=0.02)).run()
+    assert progress.evaluations[0].train_loss is None  # before training: what it is compared with
+    assert progress.best_loss is not None
+    assert progress.best_loss < 1.3 < progress.evaluations[0].valid_loss
+
+
+def test_out_of_memory_splits_the_batch_and_changes_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    model = MODELS["lstm"].model_copy(update={"dropout": 0.0})
+    torch.manual_seed(0)
+    expected = trainer(tmp_path / "whole", model=model.build()).run()
+    forward = loop.LanguageModelObjective.forward
+
+    def scarce(self, batch, state=None):
+        if len(batch.tokens) > 3:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return forward(self, batch, state)
+
+    recorder = Recorder()
+    torch.manual_seed(0)
+    subject = trainer(tmp_path / "scarce", model=model.build(), listener=recorder)
+    monkeypatch.setattr(loop.LanguageModelObjective, "forward", scarce)
+    subject.validate = lambda model: 1.0
+    got = subject.run()
+    assert losses(got) == pytest.approx(losses(expected), abs=1e-6)
+    assert got.parts == 4
+    assert len(recorder.notices) == 2
+    assert "split into 4 parts" in recorder.notices[1]
+
+
+def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    def never(self, batch, state=None):
+        raise MemoryError
+
+    subject = trainer(tmp_path)
+    subject.validate = lambda model: 1.0
+    monkeypatch.setattr(loop.LanguageModelObjective, "forward", never)
+    with pytest.raises(TrainingError, match="smaller model"):
+        subject.run()
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path: Path, monkeypatch) -> None:
+    def broken(self, batch, state=None):
+        raise RuntimeError("shapes do not fit")
+
+    subject = trainer(tmp_path)
+    subject.validate = lambda model: 1.0
+    monkeypatch.setattr(loop.LanguageModelObjective, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        subject.run()
+
+
+class Poison(Recorder):
+    """Puts a number that is not finite into the model after some step."""
+
+    def __init__(self, after: int, times: int = 1) -> None:
+        super().__init__()
+        self.after, self.times = after, times
+        self.subject: loop.Trainer | None = None
+
+    def stepped(self, progress: Progress, record) -> None:
+        if record.step == self.after and self.times:
+            self.times -= 1
+            with torch.no_grad():
+                self.subject.tensors.model.head.weight[0, 0] = float("nan")
+
+
+def test_broken_weights_are_rolled_back_named_and_never_saved(tmp_path: Path) -> None:
+    poison = Poison(after=5)
+    subject = poison.subject = trainer(tmp_path, listener=poison)
+    progress = subject.run()
+    assert progress.finished
+    assert progress.easing == 0.5
+    assert len(poison.notices) == 1
+    assert "weight embed.weight" in poison.notices[0]  # tied with the head's
+    assert "Rolled back to step 4" in poison.notices[0]
+    assert all(bool(p.isfinite().all()) for p in subject.tensors.model.parameters())
+
+
+def test_a_run_that_always_diverges_ends_with_advice(tmp_path: Path) -> None:
+    poison = Poison(after=5, times=100)
+    poison.subject = trainer(tmp_path, listener=poison)
+    with pytest.raises(TrainingError, match=r"Lower the rate: --set training\.optimizer\.learning_rate=0\.0001"):
+        poison.subject.run()
+
+
+def test_a_bad_batch_is_skipped_and_named(tmp_path: Path, monkeypatch) -> None:
+    backward = loop.Trainer._backward
+
+    def poisoned(self, part, state, total):
+        loss, after = backward(self, part, state, total)
+        if self.progress.step == 3 and not self.rejected:
+            self.tensors.model.embed.weight.grad[2] = float("inf")
+        return loss, after
+
+    monkeypatch.setattr(loop.Trainer, "_backward", poisoned)
+    recorder = Recorder()
+    progress = trainer(tmp_path, listener=recorder).run()
+    assert len(recorder.notices) == 1
+    assert "gradient of embed.weight (step 4, epoch" in recorder.notices[0]
+    assert progress.step == 12
+
+
+def test_a_learning_rate_that_explodes_is_caught(tmp_path: Path) -> None:
+    """The real thing: no hook, a rate of 1e30 with SGD and no clipping."""
+    options = {"optimizer": OptimizerConfig(kind="sgd", learning_rate=1e30), "clip": 0.0}
+    with pytest.raises(TrainingError, match="training diverged"):
+        trainer(tmp_path, "gru", schedule=ScheduleConfig(kind="constant", warmup=0), **options).run()
+
+
+def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, evaluations=12, patience=3)
+    subject.validate = lambda model: 2.0
+    progress = subject.run()
+    assert progress.finished == "no improvement in 3 evaluations"
+    assert progress.step == 3
+
+
+def test_plateau_lowers_the_rate(tmp_path: Path) -> None:
+    schedule = ScheduleConfig(kind="plateau", warmup=0.0, patience=0, factor=0.5, floor=0.01)
+    subject = trainer(tmp_path, evaluations=4, schedule=schedule, optimizer=OptimizerConfig(learning_rate=0.01))
+    subject.validate = lambda model: 2.0
+    rates = [record.learning_rate for record in subject.run().steps]
+    assert rates[:3] == [0.01] * 3
+    assert rates[-1] == pytest.approx(0.01 / 8)
+
+
+def test_budget_in_epochs_sees_every_token_that_often(tmp_path: Path) -> None:
+    data = corpus([90, 40, 7, 200, 3])
+    progress = trainer(tmp_path, data=data, budget=Budget(epochs=3)).run()
+    assert progress.tokens == 3 * data.facts.tokens
+
+
+def test_budget_in_minutes_ends_in_time(tmp_path: Path) -> None:
+    progress = trainer(tmp_path, budget=Budget(minutes=1 / 60)).run()
+    assert 1.0 <= progress.seconds < 5.0
+    assert progress.steps[-1].learning_rate < 0.3e-3  # the schedule ended with the time
+
+
+def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=5).run()
+    assert trainer(tmp_path, steps=5).run().step == 5
+    assert trainer(tmp_path, steps=9).run().step == 9
+
+
+def test_gradient_norms_of_layers_are_in_the_history(tmp_path: Path) -> None:
+    (record, *_) = trainer(tmp_path, steps=2, clip=0.0).run().steps
+    assert list(record.layers) == ["embed", "blocks.0", "blocks.1", "norm"]
+    assert sum(norm**2 for norm in record.layers.values()) ** 0.5 == pytest.approx(record.gradient_norm, rel=1e-5)
+
+
+def test_samples_come_with_every_evaluation(tmp_path: Path) -> None:
+    recorder = Recorder()
+    progress = trainer(tmp_path, listener=recorder).run()
+    assert recorder.samples == len(progress.evaluations) == 4
+    assert {record.sample for record in progress.evaluations} == {"sample"}
+
+
+def test_tail_averaging_evaluates_the_mean_of_weights(tmp_path: Path) -> None:
+    options = {"averaging": AveragingConfig(kind="tail", tail=0.5), "steps": 10}
+    subject = trainer(tmp_path, "gru", **options)
+    seen: list[torch.Tensor] = []
+    update = subject._update_average
+
+    def watch(share: float) -> None:
+        update(share)
+        if share >= 0.5:
+            seen.append(subject.tensors.model.embed.weight.detach().clone())
+
+    subject._update_average = watch
+    subject.run()
+    averaged = subject.tensors.average.module.embed.weight
+    torch.testing.assert_close(averaged, torch.stack(seen).mean(0))

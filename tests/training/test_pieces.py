@@ -1,0 +1,206 @@
+"""Objective, schedules, checkpoints, hardware, forensics."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small import MODELS, corpus
+
+from textwright.errors import CheckpointError, ConfigError, TrainingError
+from textwright.models import LSTMConfig
+from textwright.text.batching import Batch, Cursor, Windows
+from textwright.training import checkpoint, hardware, objective
+from textwright.training.forensics import blame
+from textwright.training.gradients import layer
+from textwright.training.objective import LanguageModelObjective
+from textwright.training.optimizer import OptimizerConfig, ScheduleConfig
+from textwright.training.settings import Budget
+
+
+def batch() -> Batch:
+    supply = Windows(corpus([30, 8, 5, 21]), 16, 64, 0, 0)
+    return next(supply.batches(Cursor()))[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_by_hand(smoothing: float) -> None:
+    torch.manual_seed(0)
+    model, part = MODELS["lstm"].build().eval(), batch()
+    subject = LanguageModelObjective(model, smoothing).train()
+    model.eval()
+    loss, _ = subject(part)
+    logprobs = model(part.tokens, part.lengths).logits.log_softmax(-1).detach()
+    want = 0.0
+    for row, length in enumerate(part.lengths.tolist()):
+        for step in range(length):
+            here = logprobs[row, step]
+            want -= float((1 - smoothing) * here[part.targets[row, step]] + smoothing * here.mean())
+    assert float(loss) == pytest.approx(want, rel=1e-5)
+
+
+def test_smoothing_is_for_training_alone() -> None:
+    model = MODELS["gru"].build().eval()
+    plain, smooth = LanguageModelObjective(model).eval(), LanguageModelObjective(model, 0.3).eval()
+    assert float(plain(batch())[0]) == float(smooth(batch())[0])
+
+
+def test_chunked_loss_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, part = MODELS["transformer"].model_copy(update={"dropout": 0.0}).build(), batch()
+    subject = LanguageModelObjective(model)
+    results = []
+    for limit in (2**26, 12 * 7):
+        monkeypatch.setattr(objective, "CHUNK", limit)
+        model.zero_grad()
+        loss, _ = subject(part)
+        loss.backward()
+        with torch.no_grad():
+            quiet, _ = subject(part)
+        results.append((loss.detach(), quiet, *[p.grad.clone() for p in model.parameters()]))
+    for whole, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "inverse_sqrt", "wsd", "plateau"])
+def test_schedules(kind: str) -> None:
+    schedule = ScheduleConfig(kind=kind, warmup=0.1, floor=0.05)
+    curve = [schedule.share(share / 100) for share in range(101)]
+    assert curve[:11] == pytest.approx([share / 10 for share in range(11)])
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(curve[10:]))
+    ends = {"constant": 1.0, "plateau": 1.0, "inverse_sqrt": math.sqrt(0.1)}
+    assert curve[-1] == pytest.approx(ends.get(kind, 0.05))
+    if kind == "wsd":
+        assert curve[79] == 1.0
+        assert curve[90] == pytest.approx((1 + 0.05) / 2)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_vectors_do_not_decay(kind: str) -> None:
+    optimizer = OptimizerConfig(kind=kind, weight_decay=0.3).build(LSTMConfig(vocab=5, width=4).build())
+    for group in optimizer.param_groups:
+        assert {parameter.ndim >= 2 for parameter in group["params"]} == {group["weight_decay"] == 0.3}
+
+
+def test_exactly_one_budget() -> None:
+    for wrong in ({}, {"minutes": 1.0, "steps": 3}):
+        with pytest.raises(ConfigError, match="exactly one of minutes, steps and epochs"):
+            Budget.parse(wrong)
+    assert str(Budget(minutes=3.0)) == "3 minutes"
+
+
+# files ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_tensors(path, checkpoint.weights(MODELS["lstm"].build()))
+    return path
+
+
+def test_weights_come_back(weights: Path) -> None:
+    model = MODELS["lstm"].build()
+    checkpoint.load_weights(model, weights)
+    saved = checkpoint.load_tensors(weights)
+    assert all(torch.equal(saved[name], value) for name, value in checkpoint.weights(model).items())
+    assert "head.weight" not in saved  # tied: stored once, and still tied
+    assert model.head.weight is model.embed.weight
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
+def test_a_truncated_file_is_refused(weights: Path, keep: float) -> None:
+    data = weights.read_bytes()
+    weights.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    with pytest.raises(CheckpointError, match="no whole safetensors file"):
+        checkpoint.load_tensors(weights)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_one_changed_byte_is_noticed(weights: Path, place: float) -> None:
+    data = bytearray(weights.read_bytes())
+    data[int(place * len(data))] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CheckpointError, match="was changed after it was written"):
+        checkpoint.load_tensors(weights)
+
+
+@pytest.mark.parametrize("head", [b"\x80\x04\x95", b"PK\x03\x04"])
+def test_pickles_are_refused_by_name(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(head + b"rest of a pickle that would run code")
+    with pytest.raises(CheckpointError, match="can run code and are refused"):
+        checkpoint.load_tensors(path)
+
+
+def test_weights_of_another_shape_are_named(weights: Path) -> None:
+    other = LSTMConfig(vocab=12, width=20, layers=2).build()
+    with pytest.raises(CheckpointError, match=r"cells\.0\.bias_hh_l0 is \(64,\), expected \(80,\)"):
+        checkpoint.load_weights(other, weights)
+    with pytest.raises(CheckpointError, match="is missing"):
+        checkpoint.load_weights(MODELS["transformer"].build(), weights)
+
+
+def test_foreign_safetensors_without_a_digest_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert checkpoint.load_tensors(tmp_path / "x.safetensors")["a"].tolist() == [1, 1]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    checkpoint.write_json(path, {"old": 1})
+
+    def full(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.*untouched"):
+        checkpoint.write_file(path, full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        checkpoint.write_folder(tmp_path / "folder", lambda temporary: full(temporary / "a"))
+    assert checkpoint.read_json(path) == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_weights_that_are_not_finite_are_never_saved() -> None:
+    model = MODELS["gru"].build()
+    model.embed.weight.data[3, 1] = math.inf
+    with pytest.raises(TrainingError, match=r"parameter embed\.weight is not finite"):
+        checkpoint.check_finite(model)
+
+
+# forensics and hardware -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_bad_layer_is_named() -> None:
+    model, tokens = MODELS["transformer"].build(), torch.zeros(1, 3, dtype=torch.long)
+    assert blame(model, lambda: model(tokens)) == "the loss"
+    model.blocks[1].feed_forward.up.register_forward_hook(lambda *_: torch.full((1, 3, 64), math.nan))
+    assert blame(model, lambda: model(tokens)) == "output of layer blocks.1.feed_forward.up"
+    model.blocks[0].norm1.weight.data[0] = math.inf
+    assert blame(model, lambda: model(tokens)) == "weight blocks.0.norm1.weight"
+
+
+def test_layers_of_parameters() -> None:
+    assert layer("blocks.3.norm.weight") == "blocks.3"
+    assert layer("embed.weight") == "embed"
+    assert layer("position.table.weight") == "position"
+
+
+def test_hardware_is_chosen_and_described() -> None:
+    chosen = hardware.choose("cpu", "auto")
+    assert chosen.precision in ("float32", "bfloat16")
+    assert chosen.rate > 1e8
+    assert hardware.choose("cpu", "float32").precision == "float32"
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        hardware.pick_device("tpu")
+
+
+def test_keep_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware.keep_memory()
+    monkeypatch.setattr(hardware.sys, "platform", "win32")
+    hardware.keep_memory()
