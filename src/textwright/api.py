@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from textwright.config import override
 from textwright.errors import TrainingError
 from textwright.fit import Audience, default_folder, fit
-from textwright.run import merge
 from textwright.writer import TextModel, load
 
 __all__ = ["TextModel", "load", "train"]
@@ -45,12 +45,7 @@ def train(
         TextwrightError: of some kind, for everything a user can mend.
     """
     request = asked(str(source), model, tokenizer, None if valid is None else str(valid), minutes, steps, epochs, seed)
-    for path, value in (settings or {}).items():
-        *parents, leaf = path.split(".")
-        nested: Any = value
-        for part in reversed([*parents, leaf]):
-            nested = {part: nested}
-        request = merge(request, nested)
+    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(str(source), model)
     outcome = fit(request, folder, audience or Audience())
     if not outcome.complete:
@@ -77,7 +72,7 @@ def asked(
         "source": {"path": source},
         "tokenizer": {"kind": tokenizer},
         "model": {"family": model},
-        "training": {"seed": seed, "budget": given or {"minutes": 3.0}},
+        "training": {"seed": seed, **({"budget": given} if given else {})},
     }
     if valid is not None:
         request["valid"] = {"path": valid}

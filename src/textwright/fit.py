@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from textwright import plan
+from textwright.config import override
 from textwright.errors import ConfigError
 from textwright.evaluating.perplexity import Panel, head, panel, score
 from textwright.models import LanguageModel
@@ -34,14 +35,23 @@ from textwright.text.sources import SourceConfig, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
-from textwright.training.checkpoint import save_tensors, weights, write_file, write_json
+from textwright.training.checkpoint import read_json, save_tensors, weights, write_file, write_json
 from textwright.training.loop import Trainer
 from textwright.training.records import EvaluationRecord, Progress
 from textwright.verdict import verdict
-from textwright.writer import sample_text, start_ids
+from textwright.writer import generation_config, sample_text
 
 QUICK = 50_000  # validation tokens looked at during training; the whole text is measured at the end
+FIRST = 2_000  # and before training, when any model is equally ignorant
 SAMPLE = 200  # tokens of a sample
+# Settings that may differ when a run goes on.
+NEUTRAL = (
+    "training.budget.",
+    "training.accumulation",
+    "training.device",
+    "training.save_seconds",
+    "training.log_every",
+)
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,10 @@ def fit(asked: Mapping[str, Any], out: Path, audience: Audience, *, tensorboard:
 
 def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values, before any work is done."""
-    facts = Facts(vocabulary=256, tokens=1_000_000)
     place = hardware.Hardware(torch.device("cpu"), "float32", 1e11)
-    RunConfig.parse(merge(plan.defaults(asked, plan.Situation(facts, place)), asked))
+    situation = plan.Situation(Facts(vocabulary=256, tokens=1_000_000), place)
+    RunConfig.parse(merge(plan.neutral(asked), asked))  # types first: the plan computes with what was asked for
+    RunConfig.parse(merge(plan.defaults(asked, situation), asked))
 
 
 def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: parallel.World) -> None:
@@ -106,52 +117,58 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     ours = {".lock", "data", "tokenizer.json", "generation.json"}
     if out.exists() and any(path.name not in ours and not path.name.endswith(".tmp") for path in out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")
-    data = _data(asked, out, audience)
-    device = asked.get("training", {}).get("device", "auto")
-    place = hardware.choose(device, asked.get("training", {}).get("precision", "auto"))
+    training = asked.get("training", {})
+    place = hardware.choose(training.get("device", "auto"), training.get("precision", "auto"))
+    source = SourceConfig.parse(asked["source"], "source")
+    print_ = fingerprint(source)
+    data = _data(asked, out, print_, audience)
     situation = plan.Situation(data.train.facts, place, world.size)
     config = RunConfig.parse(merge(plan.defaults(asked, situation), asked))
-    _check_vocabulary(config, data)
-    manifest = Manifest(
-        hardware=place.describe(),
-        fingerprint=fingerprint(config.source),
-        asked=dict(asked),
-        config=config,
-    )
-    start = start_ids(data.tokenizer, data.train.facts.documents)
-    write_run(out, manifest, data.tokenizer, GenerationConfig(start=start))
+    if config.model.vocab != data.tokenizer.size:
+        raise ConfigError(f"model.vocab is {config.model.vocab}, the tokenizer has {data.tokenizer.size}: leave it out")
+    manifest = Manifest(hardware=place.describe(), fingerprint=print_, asked=dict(asked), config=config)
+    write_run(out, manifest, data.tokenizer, generation_config(data.tokenizer, data.train.facts.documents))
 
 
-def _data(asked: Mapping[str, Any], out: Path, audience: Audience) -> Prepared:
-    folder = out / "data"
-    if (folder / "tokenizer.json").exists():  # written last: the text was prepared to the end
+def _data(asked: Mapping[str, Any], out: Path, print_: str, audience: Audience) -> Prepared:
+    folder, keys = out / "data", ("source", "valid", "test", "tokenizer", "valid_fraction", "test_fraction")
+    request = {"fingerprint": print_, **{key: asked[key] for key in keys if key in asked}}
+    prepared = folder / "request.json"  # written last: the text was prepared to the end, as it is asked for
+    if prepared.exists() and read_json(prepared) == request:
         return open_prepared(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    sources = [SourceConfig.parse(asked[key], key) if asked.get(key) else None for key in ("source", "valid", "test")]
-    assert sources[0] is not None
-    fractions = {key: asked[key] for key in ("valid_fraction", "test_fraction") if key in asked}
+    source = SourceConfig.parse(asked["source"], "source")
+    others = [_alike(asked, key) for key in ("valid", "test")]
+    fractions = {key: asked[key] for key in keys[4:] if key in asked}
     tokenizer = TokenizerConfig.parse(asked.get("tokenizer", {}), "tokenizer")
-    return prepare(sources[0], sources[1], sources[2], tokenizer, folder, progress=audience.preparing, **fractions)
+    data = prepare(source, others[0], others[1], tokenizer, folder, progress=audience.preparing, **fractions)
+    write_json(prepared, request)
+    return data
+
+
+def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:
+    """A validation or test source: read as the training source is, unless it says otherwise."""
+    return SourceConfig.parse({**asked["source"], **asked[key]}, key) if asked.get(key) else None
 
 
 def _reopen(asked: Mapping[str, Any], out: Path) -> None:
-    """Check that an existing run is the one that is asked for; a new budget is taken over."""
+    """Check that an existing run is the one that is asked for; what changes no result is taken over."""
     manifest = read_manifest(out)
     old, new = _flat(manifest.asked), _flat(asked)
-    budget = "training.budget."
-    changed = sorted(
-        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(budget)
-    )
+    taken = {key: value for key, value in new.items() if key.startswith(NEUTRAL) and old.get(key) != value}
+    different = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    changed = sorted(key for key in different if not key.startswith(NEUTRAL))
     if changed:
-        key = changed[0]
+        was, wanted = (flat.get(changed[0], "chosen for you") for flat in (old, new))
         raise ConfigError(
-            f"{out} holds a run with {key} = {old.get(key, 'chosen by us')}, you ask for "
-            f"{new.get(key, 'our choice')}: give another --out to start anew, or the same options to go on"
+            f"{out} holds a run with {changed[0]} = {was}, you ask for {wanted}: give another --out to start anew, or "
+            "the same options to go on"
         )
-    wanted = asked.get("training", {}).get("budget")
-    if wanted and wanted != manifest.config.training.budget.dump():
+    if taken:
         data = manifest.dump()
-        data["config"]["training"]["budget"] = wanted
+        if any(key.startswith("training.budget.") for key in taken):
+            data["config"]["training"]["budget"] = {}
+        data["config"] = override(data["config"], [f"{key}={value}" for key, value in taken.items()])
         data["asked"] = dict(asked)
         write_json(out / "config.json", Manifest.parse(data).dump())
 
@@ -166,10 +183,11 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     audience.planned(manifest, model, data)
     sampler = _Sampler(data, generation)
     listeners = [audience, sampler, *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
-    quick, end = head(data.valid, QUICK), data.tokenizer.end
+    end = data.tokenizer.end
 
     def validate(model: LanguageModel) -> float:
-        total, tokens, _ = score(model, quick, end, stride=model.window, precision=config.training.precision)
+        part = head(data.valid, QUICK if trainer.progress.step else FIRST)
+        total, tokens, _ = score(model, part, end, stride=model.window, precision=config.training.precision)
         return total / tokens
 
     def keep(model: LanguageModel, record: EvaluationRecord) -> None:
@@ -207,7 +225,7 @@ def batches(config: RunConfig, corpus: Corpus, model: LanguageModel, end: int, w
     """Contiguous streams for models whose memory does not grow, shuffled windows for the others."""
     training = config.training
     if model.window is not None:
-        return Windows(corpus, min(training.context, model.window), training.batch_tokens, end, training.seed)
+        return Windows(corpus, training.context, training.batch_tokens, end, training.seed)
     streams = Streams(corpus, max(1, training.batch_tokens // training.context), training.context, end, training.seed)
     if streams.rows % world.size:
         raise ConfigError(f"{streams.rows} rows cannot be shared by {world.size} processes: set training.batch_tokens")
@@ -228,13 +246,6 @@ def default_folder(source: str, family: str) -> Path:
     """runs/NAME-FAMILY."""
     name = re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/")).stem if "*" not in source else source).strip("-.")
     return Path("runs") / f"{name or 'text'}-{family}"
-
-
-def _check_vocabulary(config: RunConfig, data: Prepared) -> None:
-    if config.model.vocab < data.tokenizer.size:
-        raise ConfigError(
-            f"model.vocab is {config.model.vocab}, the tokenizer has {data.tokenizer.size} ids: leave it out"
-        )
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -36,7 +36,7 @@ def write_report(
         [
             Section("Verdict", [verdict]),
             Section("Learning", _learning(progress)),
-            Section("Perplexity", [_panels(panels)]),
+            Section("Perplexity", [panel_table(panels)]),
             Section("Samples", _samples(progress)),
             Section("Speed and size", [_sizes(manifest, parameters, data, progress)]),
             Section("Configuration", [_configuration(manifest)]),
@@ -82,10 +82,6 @@ def _learning(progress: Progress) -> list[Block]:
         title="Gradient norm of each layer",
     )
     return [losses, rate, norms]
-
-
-def _panels(panels: Mapping[str, Panel]) -> Table:
-    return panel_table(panels)
 
 
 def panel_table(panels: Mapping[str, Panel]) -> Table:

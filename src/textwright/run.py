@@ -15,10 +15,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from textwright import __version__
 from textwright.config import Config
@@ -39,11 +39,18 @@ class RunConfig(Config):
     source: SourceConfig
     valid: SourceConfig | None = None
     test: SourceConfig | None = None
-    valid_fraction: float = Field(0.05, ge=0, lt=1)
+    valid_fraction: float = Field(0.05, gt=0, lt=1)
     test_fraction: float = Field(0.05, ge=0, lt=1)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     model: ModelConfig
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        window = getattr(self.model, "window", None)
+        if window is not None and self.training.context > window:
+            raise ValueError(f"training.context {self.training.context} is larger than model.window {window}")
+        return self
 
 
 class GenerationConfig(Config):
@@ -51,10 +58,12 @@ class GenerationConfig(Config):
 
     Attributes:
         start: token ids in front of every prompt, where the training text began a document or a line.
+        end: the id that ends a text; None where it only ends a line of a longer one.
         sampling: the preset.
     """
 
     start: tuple[int, ...]
+    end: int | None
     sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
     max_new_tokens: int = Field(256, gt=0)
 
@@ -108,8 +117,9 @@ def read_generation(folder: Path) -> GenerationConfig:
 
 def build_model(config: RunConfig, device: torch.device) -> LanguageModel:
     """The model with fresh weights, a function of the seed alone."""
-    torch.manual_seed(config.training.seed)
-    return config.model.build().to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return config.model.build().to(device)
 
 
 def load_model(folder: Path, config: RunConfig, device: torch.device) -> LanguageModel:
@@ -126,7 +136,7 @@ def load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
         CheckpointError: when it does not fit the model.
     """
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    if tokenizer.size > config.model.vocab:
+    if tokenizer.size != config.model.vocab:
         raise CheckpointError(
             f"{folder / 'tokenizer.json'} has {tokenizer.size} ids, the model has {config.model.vocab}: "
             "they belong to different runs"
@@ -154,9 +164,10 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another training runs in {folder}: wait for it, or give another --out") from None
         yield
-    except BlockingIOError:
-        raise ConfigError(f"another training runs in {folder}: wait for it, or give another --out") from None
     finally:
         os.close(handle)

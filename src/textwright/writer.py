@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +33,7 @@ class Text:
         text: what was written.
         tokens: its ids, an end token included.
         finish_reason: "end", "stop" (a stop string) or "length".
-        logprob: the model's log-probability (nats) of the tokens.
+        logprob: log-probability (nats) of the tokens: the model's own; for beams, after the penalties asked for.
         seed: what repeats it; None where nothing is drawn.
     """
 
@@ -98,7 +99,7 @@ class TextModel:
             return self._beam(requests[0], n, stop, beams, length_penalty)
         self._refuse_beam(beams, length_penalty)
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in generate(self.model, requests, self.tokenizer.end):
+        for event in generate(self.model, requests, self.generation.end):
             streams[event.request].feed(event.token, event.logprob, event.finish)
         seeds = [None if strategy == "greedy" else request.seed for request in requests]
         return [stream.result(seed) for stream, seed in zip(streams, seeds, strict=True)]
@@ -120,7 +121,7 @@ class TextModel:
             raise ConfigError("a beam search knows its text only at the end: leave out --stream, or sample")
         requests = self._requests(prompt, strategy, n, seed, max_new_tokens, min_new_tokens, stop, sampling)
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in generate(self.model, requests, self.tokenizer.end):
+        for event in generate(self.model, requests, self.generation.end):
             part = streams[event.request].feed(event.token, event.logprob, event.finish)
             if part or event.finish:
                 yield Chunk(event.request, part, event.finish)
@@ -158,7 +159,11 @@ class TextModel:
             raise ConfigError("greedy decoding writes one text: use --strategy sample or beam for several")
         first = secrets.randbelow(2**31) if seed is None else seed
         settings = self._sampling(strategy, seed, sampling)
-        stops = StopStrings([string.encode() for string in stop], self.tokenizer.pieces) if stop else None
+        if not all(stop):
+            raise ConfigError("a stop string must not be empty")
+        # Every word of the word tokenizer brings its space, also at the beginning of a line, where it is not shown.
+        bare = [re.sub(r"\n(?=\S)", "\n ", string) if self.tokenizer.kind == "word" else string for string in stop]
+        stops = StopStrings([string.encode() for string in bare], self.tokenizer.pieces) if stop else None
         ids = self.prompt_ids(prompt)
         return [Request(ids, settings, first + number, longest, min_new_tokens, stops) for number in range(n)]
 
@@ -180,7 +185,7 @@ class TextModel:
         beam = Beam.parse({name: value for name, value in asked.items() if value is not None}, "beam search")
         if n > beam.beams:
             raise ConfigError(f"{n} texts need at least {n} beams, got {beam.beams}: --beams {n}")
-        results = beam_search(self.model, [request], self.tokenizer.end, beam)[0][:n]
+        results = beam_search(self.model, [request], self.generation.end, beam)[0][:n]
         return [self._text(request, result, stop) for result in results]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str]) -> Text:
@@ -249,11 +254,15 @@ def load(path: str | Path, device: str = "auto") -> TextModel:
     return TextModel(model, tokenizer, read_generation(folder), config)
 
 
-def start_ids(tokenizer: Tokenizer, documents: int) -> tuple[int, ...]:
-    """What stands before a text: the end of another document or, where there was only one, the end of a line."""
+def generation_config(tokenizer: Tokenizer, documents: int) -> GenerationConfig:
+    """Where texts begin and end: as documents do or, where there was only one, at its lines.
+
+    The word tokenizer has one token for the end of a line and of a document; a single document is full of it.
+    """
     line = tokenizer.encode("\n")
     whole = len(line) == 1 and line[0] not in tokenizer.fallback
-    return tuple(line) if documents < 2 and whole else (tokenizer.end,)
+    start = tuple(line) if documents < 2 and whole else (tokenizer.end,)
+    return GenerationConfig(start=start, end=None if documents < 2 and line == [tokenizer.end] else tokenizer.end)
 
 
 def sample_text(model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, tokens: int) -> str:
@@ -261,4 +270,4 @@ def sample_text(model: LanguageModel, tokenizer: Tokenizer, generation: Generati
     request = Request(generation.start, generation.sampling, 0, tokens)
     stream = TextStream(tokenizer, request.prompt, ())
     with torch.no_grad():
-        return "".join(stream.feed(e.token, e.logprob, e.finish) for e in generate(model, [request], tokenizer.end))
+        return "".join(stream.feed(e.token, e.logprob, e.finish) for e in generate(model, [request], generation.end))

@@ -70,7 +70,7 @@ def test_streams(lengths: list[int], rows: int, time: int, seed: int) -> None:
     for number in range(2):
         batches = epoch(supply, number)
         check(data, batches)
-        last = [None] * supply.rows
+        last, restarts = [None] * supply.rows, 0
         starts = {1, *(int(end) + 1 for end in data.ends)}
         for batch in batches:
             for row in range(supply.rows):
@@ -78,8 +78,10 @@ def test_streams(lengths: list[int], rows: int, time: int, seed: int) -> None:
                 if length:
                     first = int(batch.targets[row, 0])
                     goes_on = last[row] is not None and first == last[row] + 1 and first not in starts
-                    assert bool(batch.fresh[row]) == (not goes_on)
+                    assert bool(batch.fresh[row]) or goes_on
+                    restarts += bool(batch.fresh[row]) and goes_on
                     last[row] = int(batch.targets[row, length - 1])
+        assert restarts <= 0.1 * supply.rows * len(batches) + 2
 
 
 @pytest.mark.parametrize("kind", ["windows", "streams"])
@@ -147,3 +149,13 @@ def test_the_order_does_not_depend_on_memory() -> None:
     batch, _ = next(supply.batches(Cursor()))
     starts = batch.targets[:, 0].double()
     assert float(starts.std()) > 20_000  # windows come from everywhere
+
+
+def test_streams_restart_now_and_then_but_never_when_they_are_scored() -> None:
+    data = corpus([40_000])
+    shares = []
+    for seed in (0, None):
+        batches = epoch(Streams(data, 8, 10, END, seed))
+        shares.append(float(torch.stack([batch.fresh for batch in batches]).double().mean()))
+    assert 0.01 < shares[0] < 0.03
+    assert shares[1] == pytest.approx(1 / len(batches))

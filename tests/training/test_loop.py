@@ -10,11 +10,12 @@ import pytest
 import torch
 from small import MODELS, Recorder, corpus, losses, trainer
 
+from textwright.config import Config
 from textwright.errors import TrainingError
 from textwright.training import loop
-from textwright.training.optimizer import OptimizerConfig, ScheduleConfig
+from textwright.training.optimizer import AdamConfig, ConstantSchedule, CosineSchedule, PlateauSchedule, SGDConfig
 from textwright.training.records import Progress
-from textwright.training.settings import AveragingConfig, Budget
+from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging
 
 
 class Stopper(Recorder):
@@ -31,9 +32,9 @@ class Stopper(Recorder):
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("stop", [1, 5, 8])
-@pytest.mark.parametrize("averaging", ["none", "ema"])
-def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, family: str, stop: int, averaging: str) -> None:
-    options = {"averaging": AveragingConfig(kind=averaging, decay=0.9)}
+@pytest.mark.parametrize("averaging", [NoAveraging(), EMAAveraging(decay=0.9)], ids=["plain", "ema"])
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, family: str, stop: int, averaging: Config) -> None:
+    options = {"averaging": averaging}
     whole = trainer(tmp_path / "whole", family, **options)
     expected = whole.run()
     stopped = trainer(tmp_path / "cut", family, listener=Stopper(stop), **options).run()
@@ -62,7 +63,8 @@ def test_accumulation_changes_nothing(tmp_path: Path, family: str, parts: int) -
 
 @pytest.mark.parametrize("family", MODELS)
 def test_training_learns(tmp_path: Path, family: str) -> None:
-    progress = trainer(tmp_path, family, steps=150, optimizer=OptimizerConfig(learning_rate=0.02)).run()
+    options = {"optimizer": AdamConfig(learning_rate=0.02), "schedule": CosineSchedule(warmup=10)}
+    progress = trainer(tmp_path, family, steps=200, **options).run()
     assert progress.evaluations[0].train_loss is None  # before training: what it is compared with
     assert progress.best_loss is not None
     assert progress.best_loss < 1.3 < progress.evaluations[0].valid_loss
@@ -145,7 +147,9 @@ def test_broken_weights_are_rolled_back_named_and_never_saved(tmp_path: Path) ->
 def test_a_run_that_always_diverges_ends_with_advice(tmp_path: Path) -> None:
     poison = Poison(after=5, times=100)
     poison.subject = trainer(tmp_path, listener=poison)
-    with pytest.raises(TrainingError, match=r"Lower the rate: --set training\.optimizer\.learning_rate=0\.0001"):
+    with pytest.raises(
+        TrainingError, match=r"lower rate: --set training\.optimizer\.learning_rate=0\.0001 and another --out"
+    ):
         poison.subject.run()
 
 
@@ -168,9 +172,9 @@ def test_a_bad_batch_is_skipped_and_named(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_learning_rate_that_explodes_is_caught(tmp_path: Path) -> None:
     """The real thing: no hook, a rate of 1e30 with SGD and no clipping."""
-    options = {"optimizer": OptimizerConfig(kind="sgd", learning_rate=1e30), "clip": 0.0}
+    options = {"optimizer": SGDConfig(learning_rate=1e30), "clip": 0.0}
     with pytest.raises(TrainingError, match="training diverged"):
-        trainer(tmp_path, "gru", schedule=ScheduleConfig(kind="constant", warmup=0), **options).run()
+        trainer(tmp_path, "gru", schedule=ConstantSchedule(warmup=0), **options).run()
 
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
@@ -182,8 +186,8 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
 
 
 def test_plateau_lowers_the_rate(tmp_path: Path) -> None:
-    schedule = ScheduleConfig(kind="plateau", warmup=0.0, patience=0, factor=0.5, floor=0.01)
-    subject = trainer(tmp_path, evaluations=4, schedule=schedule, optimizer=OptimizerConfig(learning_rate=0.01))
+    schedule = PlateauSchedule(warmup=0, patience=0)
+    subject = trainer(tmp_path, evaluations=4, schedule=schedule, optimizer=AdamConfig(learning_rate=0.01))
     subject.validate = lambda model: 2.0
     rates = [record.learning_rate for record in subject.run().steps]
     assert rates[:3] == [0.01] * 3
@@ -222,7 +226,7 @@ def test_samples_come_with_every_evaluation(tmp_path: Path) -> None:
 
 
 def test_tail_averaging_evaluates_the_mean_of_weights(tmp_path: Path) -> None:
-    options = {"averaging": AveragingConfig(kind="tail", tail=0.5), "steps": 10}
+    options = {"averaging": TailAveraging(tail=0.5), "steps": 10}
     subject = trainer(tmp_path, "gru", **options)
     seen: list[torch.Tensor] = []
     update = subject._update_average

@@ -18,6 +18,7 @@ from textwright.models import LanguageModel
 from textwright.report import panel_table
 from textwright.run import Manifest
 from textwright.text.corpus import Prepared
+from textwright.training.loop import SPENT
 from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
 
@@ -69,7 +70,8 @@ class ConsoleAudience(Audience):
     def started(self, progress: Training) -> None:
         self.resumed_at, self.tokens_before = time.monotonic(), progress.tokens
         if progress.finished:
-            self._say(f"This run is complete ({progress.finished}). Give a larger budget to go on.")
+            more = " Give a larger budget to go on." if progress.finished == SPENT else ""
+            self._say(f"This run is complete ({progress.finished}).{more}")
         elif progress.step:
             self._say(f"Going on after step {progress.step:,}, {progress.tokens:,} tokens.")
         if self.console.is_terminal and not progress.finished:
@@ -113,7 +115,10 @@ class ConsoleAudience(Audience):
 
     def _compare(self, progress: Training) -> None:
         """What the model wrote before and after."""
-        for when, record in (("Before training", progress.evaluations[0]), ("After training", progress.evaluations[-1])):
+        for when, record in (
+            ("Before training", progress.evaluations[0]),
+            ("After training", progress.evaluations[-1]),
+        ):
             self._say(f"\n{when} (validation loss {record.valid_loss:.3f}) it wrote:", "bold")
             self._say(record.sample.strip())
         self._say("")

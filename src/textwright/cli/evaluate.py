@@ -21,14 +21,14 @@ def evaluate(
     from textwright.evaluating.perplexity import panel
     from textwright.report import panel_table
     from textwright.text.corpus import open_prepared
-    from textwright.text.sources import SourceConfig
     from textwright.writer import load
 
     model = load(run)
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
     if data is not None:
-        name, result = data, model.evaluate(SourceConfig(path=data), stride=stride)
+        source = model.config.source.model_copy(update={"path": data})  # read as the training text was
+        name, result = data, model.evaluate(source, stride=stride)
     else:
         prepared = open_prepared(run / "data")
         name, corpus = ("test", prepared.test) if prepared.test.facts.tokens else ("validation", prepared.valid)

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from textwright.cli import doctor, evaluate, generate, selftest, train, verify_resume
 from textwright.errors import TextwrightError
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, its exceptions turned into messages and exit codes; TEXTWRIGHT_TRACEBACK=1 shows tracebacks instead."""
+
+    @functools.wraps(verb)
+    def call(*arguments: Any, **options: Any) -> None:
+        if os.environ.get("TEXTWRIGHT_TRACEBACK"):
+            verb(*arguments, **options)
+            return
+        warnings.simplefilter("ignore")
+        try:
+            verb(*arguments, **options)
+            sys.stdout.flush()
+        except TextwrightError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; what was saved before is whole, and the same command goes on", 130)
+        except BrokenPipeError:  # the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else " a file"
+            _fail(f"cannot use{where}: {error.strerror or error}", 1)
+        except Exception as error:
+            hint = "This is a defect of ours; TEXTWRIGHT_TRACEBACK=1 shows where"
+            _fail(f"{type(error).__name__}: {error}\n{hint}", 70)
+
+    return call
+
 
 app = typer.Typer(
     name="textwright",
@@ -20,35 +51,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("generate")(generate.generate)
-app.command("doctor")(doctor.doctor)
-app.command("selftest")(selftest.selftest)
-app.command("verify-resume")(verify_resume.verify_resume)
+for module in (train, evaluate, generate, doctor, selftest, verify_resume):
+    name = module.__name__.rsplit(".", 1)[1]
+    app.command(name.replace("_", "-"))(guarded(getattr(module, name)))
 
 
 def main() -> None:
-    """Run the command line; `TEXTWRIGHT_TRACEBACK=1` shows tracebacks instead of messages."""
+    """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         _encode_anything(stream)
-    if os.environ.get("TEXTWRIGHT_TRACEBACK"):
-        app()
-    warnings.simplefilter("ignore")
-    try:
-        app()
-    except TextwrightError as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        _fail(f"cannot use{where or ' a file'}: {error.strerror or error}", 1)
-    except Exception as error:
-        _fail(f"{type(error).__name__}: {error}\nThis is a defect of ours; TEXTWRIGHT_TRACEBACK=1 shows where", 70)
+    app()
 
 
 def _fail(message: str, code: int) -> None:

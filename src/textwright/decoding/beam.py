@@ -16,9 +16,9 @@ from torch import Tensor
 from textwright.config import Config
 from textwright.decoding.engine import Result, checked, finished, read, write
 from textwright.decoding.processors import active
-from textwright.decoding.rows import Request, Rows, begin_rows
+from textwright.decoding.rows import Request, begin_rows
 from textwright.decoding.stops import StopTables
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, TextwrightError
 from textwright.models.base import LanguageModel
 
 NEVER = float("-inf")
@@ -44,6 +44,12 @@ class Pool:
         ranked = result.logprob / len(result.tokens) ** self.length_penalty
         self.results = sorted([*self.results, (ranked, result)], key=lambda pair: -pair[0])[: self.size]
 
+    def best(self) -> list[Result]:
+        """The finished texts, best first."""
+        if not self.results:
+            raise TextwrightError("every token is banned for at least one text: lower no_repeat_ngram or the minimum")
+        return [result for _, result in self.results]
+
     def closed(self, best_running: float) -> bool:
         """No running hypothesis can still enter: not even if all its further tokens were certain."""
         full = len(self.results) == self.size
@@ -54,8 +60,8 @@ class Pool:
 def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam) -> list[list[Result]]:
     """The `beam.beams` best texts of every request, best first.
 
-    Scores are those of the processed distribution without temperature, so with the switches of `Sampling` off the
-    search maximises the model's own log-probability; a search at least as wide as the number of texts is exhaustive.
+    Scores are those of the processed distribution, so with every switch of `Sampling` off the search maximises the
+    model's own log-probability; a search at least as wide as the number of texts is exhaustive.
 
     Raises:
         ConfigError: prompt and new tokens do not fit the model's window, which a beam cannot slide.
@@ -68,7 +74,7 @@ def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | No
         parents = search.expand(logits)
         places = search.open_places()
         if not len(places):
-            return [[result for _, result in pool.results] for pool in search.pools]
+            return [pool.best() for pool in search.pools]
         search.rows = search.rows.select(places)
         newest = search.rows.tokens.gather(1, search.rows.lengths[:, None] - 1)
         output = model(newest, state=state.select(parents[places]))
@@ -92,31 +98,51 @@ class _Search:
     def expand(self, logits: Tensor) -> Tensor:
         """Grow every group by one token; gives the row that each new row came from.
 
-        Twice as many children as beams are looked at: each parent may end in one of them.
+        Children that end the text and children that go on are ranked apart: neither crowds the other out.
         """
         for process in self.processors:
             logits = process(logits, self.rows)
-        vocab = logits.shape[1]
-        scores = (self.rows.score[:, None] + logits.log_softmax(-1)).view(-1, self.group * vocab)
-        best, flat = scores.topk(min(2 * self.group, scores.shape[1]), -1)  # (groups, children)
-        base = torch.arange(len(best), device=best.device)[:, None]
-        parents, tokens = (flat // vocab + base * self.group).flatten(), (flat % vocab).flatten()
-        children = write(self.rows.select(parents), tokens, torch.zeros_like(best).flatten(), self.stops)
-        children = replace(children, score=best.flatten())
-        running = best.masked_fill(self._harvest(children, tokens).view_as(best), NEVER)
-        chosen = (running.topk(self.group, -1).indices + base * best.shape[1]).flatten()
-        self.rows = replace(children.select(chosen), score=running.flatten()[chosen])
-        return parents[chosen]
+        # A row whose every token is banned has no distribution (nan): it dies out.
+        logprobs = logits.log_softmax(-1).nan_to_num(nan=NEVER, neginf=NEVER)
+        scores = self.rows.score[:, None] + logprobs
+        ends = self._ends(logits.shape[1])
+        self._harvest(scores.masked_fill(~ends, NEVER))
+        best, parents, tokens = self._best(scores.masked_fill(ends, NEVER))
+        survivors = write(self.rows.select(parents), tokens, torch.zeros_like(best), self.stops)
+        self.rows = replace(survivors, score=best)
+        return parents
 
-    def _harvest(self, children: Rows, tokens: Tensor) -> Tensor:
-        """Put children that end here into their pools; (children,) bool of them."""
+    def _ends(self, vocab: int) -> Tensor:
+        """(rows, vocab) bool: the text ends with this token."""
+        rows = self.rows
+        watched = (rows.written >= rows.limits[:, 0])[:, None]
+        ends = self.stops.accepts(rows.automaton) & watched
+        ends |= (rows.written + 1 >= rows.limits[:, 1])[:, None]
+        if self.end is not None:
+            ends[:, self.end] = True
+        return ends
+
+    def _best(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best `group` children of every group from scores (rows, vocab): score, parent row and token of each."""
+        vocab = scores.shape[1]
+        best, flat = scores.view(-1, self.group * vocab).topk(self.group, -1)
+        base = torch.arange(len(best), device=best.device)[:, None] * self.group
+        return best.flatten(), (flat // vocab + base).flatten(), (flat % vocab).flatten()
+
+    def _harvest(self, scores: Tensor) -> None:
+        """Put the best children that end here into their pools."""
+        best, parents, tokens = self._best(scores)
+        real = best > NEVER
+        if not bool(real.any()):
+            return
+        best, parents, tokens = best[real], parents[real], tokens[real]
+        children = write(self.rows.select(parents), tokens, torch.zeros_like(best), self.stops)
         reasons = finished(children, tokens, self.end, self.stops)
-        for place, (reason, score) in enumerate(zip(reasons, children.score.tolist(), strict=True)):
-            if reason and score > NEVER:
-                start, stop = int(children.prompts[place]), int(children.lengths[place])
-                text = tuple(children.tokens[place, start:stop].tolist())
-                self.pools[int(children.request[place])].add(Result(text, score, reason))
-        return torch.tensor([reason is not None for reason in reasons], device=tokens.device)
+        for place, (reason, score) in enumerate(zip(reasons, best.tolist(), strict=True)):
+            start, stop = int(children.prompts[place]), int(children.lengths[place])
+            text = tuple(children.tokens[place, start:stop].tolist())
+            assert reason is not None
+            self.pools[int(children.request[place])].add(Result(text, score, reason))
 
     def open_places(self) -> Tensor:
         """Rows of the groups whose pool may still change."""

@@ -43,7 +43,7 @@ def no_repeat_ngram(logits: Tensor, rows: Rows) -> Tensor:
 def temperature(logits: Tensor, rows: Rows) -> Tensor:
     """Divide by the temperature; a temperature of 0 leaves the order, which is all a greedy row needs."""
     value = rows.setting("temperature").float()
-    return logits / torch.where(value > 0, value, 1.0)
+    return logits / torch.where(value > 1e-6, value, 1.0)
 
 
 def top_k(logits: Tensor, rows: Rows) -> Tensor:

@@ -8,11 +8,13 @@ from torch import Tensor
 from textwright.decoding.rows import Rows
 from textwright.noise import uniform
 
+COLD = 1e-6  # temperatures below are 0: float32 cannot divide by less without overflow
+
 
 def choose(logits: Tensor, rows: Rows) -> Tensor:
     """One token a row from processed logits (rows, vocab): the likeliest where the temperature is 0, else drawn."""
     likeliest = logits.argmax(-1)
-    greedy = rows.setting("temperature").squeeze(1) == 0
+    greedy = rows.setting("temperature").squeeze(1) < COLD
     if bool(greedy.all()):
         return likeliest
     drawn = draw(logits, uniform(rows.seed, rows.written))

@@ -85,6 +85,10 @@ class StopTables:
         """States (R,) after tokens (R,)."""
         return self._table[states, tokens]
 
+    def accepts(self, states: Tensor) -> Tensor:
+        """(R, vocab) bool: this token would complete a stop string."""
+        return self._accepting[self._table[states]]
+
     def accepted(self, states: Tensor) -> Tensor:
         """(R,) bool: a stop string was completed."""
         return self._accepting[states]

@@ -25,7 +25,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.dropped = round(rate * 256)  # of 256 byte values
+        self.dropped = min(round(rate * 256), 255)  # of 256 byte values
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape."""

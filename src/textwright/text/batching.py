@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from textwright.config import Config
-from textwright.noise import below, permuted
+from textwright.noise import below, permuted, uniform
 from textwright.text.corpus import Corpus
 
 IGNORE = -100  # target that carries no loss: padding
+RESTARTS = 0.02  # share of a stream's stretches that begin without memory, so that beginnings are learned, too
 POOL = 64  # batches whose windows are sorted by length together, to pad little
 
 
@@ -135,7 +136,8 @@ class Streams:
     """Rows that read on where they stopped, `time` tokens a batch: for recurrent models, whose state is carried over.
 
     The corpus is cut into `rows` stretches of equal length, at a random phase each epoch (at none without a seed). A
-    row stops at the end of a document and begins the next one fresh in the next batch.
+    row stops at the end of a document and begins the next one fresh in the next batch. Now and then a row forgets in
+    the middle of a document: a model that never begins relies on a memory that no reader starts with.
     """
 
     def __init__(self, corpus: Corpus, rows: int, time: int, end: int, seed: int | None) -> None:
@@ -153,11 +155,18 @@ class Streams:
                 place = (first + read) % self.total
                 stop = self.corpus.ends[torch.searchsorted(self.corpus.ends, place, right=True)]
                 length = torch.minimum(goal - read, stop - place).clamp(max=self.time)
-                fresh = (read == 0) | self._begins(place)
+                fresh = (read == 0) | self._begins(place) | self._restarts(cursor.epoch, read)
                 read = read + length
                 cursor = Cursor(epoch=cursor.epoch, read=tuple(read.tolist()))
                 yield gather(self.corpus, place, length, self.end, fresh), cursor
             cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def _restarts(self, epoch: int, read: Tensor) -> Tensor:
+        """(rows,) bool: the row forgets here, by chance; never without a seed."""
+        if self.seed is None:
+            return torch.zeros(self.rows, dtype=torch.bool)
+        key = torch.full_like(read, below(2**62, self.seed, epoch, 3))
+        return uniform(key, torch.arange(self.rows) + self.rows * read) < RESTARTS
 
     def _begins(self, place: Tensor) -> Tensor:
         """(rows,) bool: the place is the first of a document."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -226,6 +227,9 @@ def write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> Corpus
         for batch in _batches(pieces):
             writer.add(batch)
         facts = writer.close()
+        for file in (tokens, ends):
+            file.flush()
+            os.fsync(file.fileno())
     (unfinished / "facts.json").write_text(json.dumps(facts.dump(), indent=1), encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)

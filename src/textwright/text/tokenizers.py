@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -138,8 +139,13 @@ class Tokenizer:
         return [part for part in found if part.strip() and part != UNKNOWN]
 
     def save(self, path: Path) -> None:
-        """Write one JSON file: equal tokenizers give equal bytes."""
-        path.write_text(self._library.to_str(pretty=True), encoding="utf-8")
+        """Write one JSON file, whole or not at all: equal tokenizers give equal bytes."""
+        unfinished = path.with_name(path.name + ".partial")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(self._library.to_str(pretty=True))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:

@@ -49,7 +49,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write(temporary)
-        for file in temporary.iterdir():
+        for file in (*temporary.iterdir(), temporary):
             _flush(file)
         temporary.rename(path)
         _flush(path.parent)
@@ -159,6 +159,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _flush(path: Path) -> None:
     """Ask the system to bring a file, or the entries of a folder, to the disk itself."""
+    if os.name == "nt":  # there a folder cannot be opened, and a file only for writing
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

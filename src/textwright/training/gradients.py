@@ -13,9 +13,14 @@ def clip(model: nn.Module, limit: float) -> Tensor:
     """Scale all gradients so that their common norm is at most `limit` (Pascanu et al. 2013); 0 leaves them.
 
     Returns:
-        the norm before clipping, a scalar that is not finite when any gradient is not.
+        the norm before clipping, a scalar that is not finite when any gradient is not: then nothing is scaled, so that
+        one can still see which.
     """
-    return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit and limit < float(norm) < math.inf:
+        nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
+    return norm
 
 
 def layer_norms(model: nn.Module) -> dict[str, float]:

@@ -92,5 +92,8 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    for parameter, value in ((-1, 2**31 - 1), (-2, 64 * 2**20), (-3, 2**30)):
-        mallopt(parameter, value)
+    # Older versions refuse a threshold above 32 MiB for mapping; then nothing is changed, because setting any of the
+    # three turns the library's own adaptation off.
+    if mallopt(-3, 2**30):
+        mallopt(-1, 2**31 - 1)
+        mallopt(-2, 64 * 2**20)

@@ -2,11 +2,13 @@
 
 Nothing that influences the result lives outside `Progress` and the saved tensors: batches are a function of a cursor,
 the random numbers of a step (dropout) of seed, step and rank. Killing the process at any moment and starting it again
-therefore continues with bit-equal losses on the same kind of machine.
+therefore continues with bit-equal losses on the same kind of machine. (With a budget in minutes the clock decides about
+the rate and the end, so there the losses are those of a run that was never killed, but not the same bits.)
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,7 +26,7 @@ from textwright.noise import below
 from textwright.text.batching import Batch, Batches, Cursor
 from textwright.training import state as saves
 from textwright.training.callbacks import Listener
-from textwright.training.forensics import blame
+from textwright.training.forensics import blame, finite
 from textwright.training.gradients import clip, layer_norms
 from textwright.training.hardware import autocast
 from textwright.training.interrupts import Interrupts
@@ -95,27 +97,27 @@ class Trainer:
                     self.listener.interrupted(self.progress)
                     break
                 if share >= 1 or self._due(share):
-                    self._evaluate(share)
-                    continue
-                if not self._step(share, *next(supply)):
+                    sound = self._evaluate(share)
+                else:
+                    sound = self._step(share, *next(supply)) and self._maybe_save()
+                if not sound:  # rolled back, and the supply with it
                     supply = self.batches.batches(self.progress.cursor)
-                self._maybe_save()
         return self.progress
 
     # -- the parts of a step ------------------------------------------------------------------------------------
 
     def _step(self, share: float, batch: Batch, cursor: Cursor) -> bool:
-        """One optimiser step; False when training was rolled back and the supply of batches with it."""
+        """One optimiser step; False when training was rolled back."""
         rate = self._rate(share)
         for group in self.tensors.optimizer.param_groups:
             group["lr"] = rate
         loss, after = self._gradients(batch)
+        record = self.progress.step == 0 or (self.progress.step + 1) % self.config.log_every == 0
+        layers = layer_norms(self.tensors.model) if record else {}  # before they are clipped
         norm = clip(self.tensors.model, self.config.clip)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             return self._reject(batch, cursor)
         self.rejected = 0
-        record = self.progress.step == 0 or (self.progress.step + 1) % self.config.log_every == 0
-        layers = layer_norms(self.tensors.model) if record else {}
         self.tensors.optimizer.step()
         self.tensors.carried = None if after is None else after.detach()
         self._update_average(share)
@@ -131,6 +133,7 @@ class Trainer:
             tokens=before.tokens + tokens,
             seconds=self._seconds(),
             cursor=cursor,
+            forget=False,
             log_loss=before.log_loss + loss,
             log_tokens=before.log_tokens + tokens,
             evaluation_loss=before.evaluation_loss + loss,
@@ -145,13 +148,16 @@ class Trainer:
         total = batch.count
         own = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
         while True:
-            torch.manual_seed(below(2**62, self.config.seed, self.progress.step, self.world.rank))
+            self._reseed()
             self.tensors.optimizer.zero_grad(set_to_none=True)
             try:
                 loss, after = self._accumulate(own, total)
                 return self.world.total(loss), after
             except OutOfMemory:
                 self._split(len(own.tokens))
+
+    def _reseed(self) -> None:
+        torch.manual_seed(below(2**62, self.config.seed, self.progress.step, self.world.rank))
 
     def _accumulate(self, batch: Batch, total: int) -> tuple[Tensor, State | None]:
         rows = len(batch.tokens)
@@ -183,7 +189,7 @@ class Trainer:
         """The state that the part's rows go on from: fresh rows begin anew; None for windows."""
         if part.fresh is None:
             return None
-        before, stop = self.tensors.carried, start + len(part.fresh)
+        before, stop = None if self.progress.forget else self.tensors.carried, start + len(part.fresh)
         if before is not None and stop - start < rows:
             before = map_leaves(lambda leaf: leaf[start:stop], before)
         return renewed(self.tensors.model, before, part.fresh)
@@ -196,14 +202,14 @@ class Trainer:
         if parts >= 2 * rows:
             raise TrainingError("out of memory even with one row at a time: use a smaller model or training.context")
         self._set(parts=parts)
-        self.listener.notice(f"Out of memory: each batch is now split into {parts} parts; the results stay the same.")
+        self.listener.notice(f"Out of memory: each batch is now split into {parts} parts; its loss stays the same.")
 
     # -- numbers that are not finite -----------------------------------------------------------------------------
 
     def _reject(self, batch: Batch, cursor: Cursor) -> bool:
         """Skip a step whose loss or gradient is not finite; roll back when the weights themselves are broken."""
         part = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
-        where = blame(self.tensors.model, lambda: self.objective(part, self._carried(part, 0, len(part.tokens))))
+        where = blame(self.tensors.model, lambda: self._again(part))
         self.tensors.optimizer.zero_grad(set_to_none=True)
         self.rejected += 1
         place = f"step {self.progress.step + 1}, epoch {cursor.epoch + 1}, batch after {self.progress.tokens:,} tokens"
@@ -211,17 +217,31 @@ class Trainer:
             self._roll_back(where, place)
             return False
         self.listener.notice(f"Not finite: {where} ({place}). The batch is skipped; no weight was changed.")
-        self._set(cursor=cursor, seconds=self._seconds())
+        self._set(cursor=cursor, seconds=self._seconds(), forget=True)
         return True
 
+    def _again(self, part: Batch) -> None:
+        """The forward pass of this step once more, with the same dropout and precision."""
+        self._reseed()
+        with autocast(self.tensors.model.device, self.config.precision):
+            self.objective(part, self._carried(part, 0, len(part.tokens)))
+
+    def _broken(self, loss: float = 0.0) -> str:
+        """The first weight that is not finite (an update may overflow), or a validation loss that is not; else ""."""
+        for name, parameter in self.tensors.model.named_parameters():
+            if not finite(parameter):
+                return f"weight {name}"
+        return "" if math.isfinite(loss) else "the validation loss"
+
     def _roll_back(self, where: str, place: str) -> None:
+        """To the last save, at half the rate."""
         easing = self.progress.easing / 2
         path = saves.newest(self.folder)
         if path is None or easing < 0.5**LIMIT:
             raise TrainingError(
                 f"training diverged: not finite at {where} ({place}), also after {LIMIT} roll-backs. The last good "
-                f"state is saved. Lower the rate: --set training.optimizer.learning_rate="
-                f"{self.config.optimizer.learning_rate / 10:g}"
+                f"state is saved. Start anew with a lower rate: --set training.optimizer.learning_rate="
+                f"{self.config.optimizer.learning_rate / 10:g} and another --out"
             )
         seconds = self._seconds()  # the time is spent all the same
         self._load(path)
@@ -234,11 +254,17 @@ class Trainer:
 
     # -- looking, telling, saving --------------------------------------------------------------------------------
 
-    def _evaluate(self, share: float) -> None:
+    def _evaluate(self, share: float) -> bool:
+        """Look at the validation text, keep the best model, save; False when training was rolled back."""
         model = self._candidate()
         model.eval()
-        loss = self.validate(model) if self.world.first else 0.0
+        broken = self._broken()
+        loss = self.validate(model) if self.world.first and not broken else 0.0
         (loss,) = self.world.agree([loss])
+        if broken := broken or self._broken(loss):
+            model.train()
+            self._roll_back(broken, f"step {self.progress.step}")
+            return False
         before = self.progress
         best = before.best_loss is None or loss < before.best_loss
         record = EvaluationRecord(
@@ -258,19 +284,22 @@ class Trainer:
         self._after_evaluation(record)
         self.listener.evaluated(self.progress, record)
         self._save()
+        return True
 
     def _after_evaluation(self, record: EvaluationRecord) -> None:
-        before, waits = self.progress, 0 if record.best else self.progress.waits + 1
+        before = self.progress
+        waits, stalls = (0, 0) if record.best else (before.waits + 1, before.stalls + 1)
         if record.best:
             self._set(best_loss=record.valid_loss, best_step=record.step)
-        if self.config.schedule.kind == "plateau" and waits > self.config.schedule.patience:
+        if self.config.schedule.kind == "plateau" and stalls > self.config.schedule.patience:
             self._set(drops=before.drops + 1)
-            waits = 0
+            stalls = 0
+        self._set(waits=waits, stalls=stalls)
         finished = SPENT if record.share >= 1 else ""
         if not finished and self.config.patience and waits >= self.config.patience:
             finished = f"no improvement in {waits} evaluations"
         evaluations = (*before.evaluations, record)
-        self._set(waits=waits, finished=finished, evaluations=evaluations, evaluation_loss=0.0, evaluation_tokens=0)
+        self._set(finished=finished, evaluations=evaluations, evaluation_loss=0.0, evaluation_tokens=0)
 
     def _log(self, share: float, rate: float, norm: float, layers: dict[str, float]) -> None:
         before = self.progress
@@ -288,11 +317,15 @@ class Trainer:
         self._set(log_loss=0.0, log_tokens=0, steps=(*before.steps, record))
         self.listener.stepped(self.progress, record)
 
-    def _maybe_save(self) -> None:
-        due = time.monotonic() - self._saved_at >= self.config.save_seconds
-        (due_first,) = self.world.agree([float(due)])
-        if due_first:
+    def _maybe_save(self) -> bool:
+        """Save when it is time to; False when training was rolled back."""
+        (due,) = self.world.agree([float(time.monotonic() - self._saved_at >= self.config.save_seconds)])
+        if due and (broken := self._broken()):
+            self._roll_back(broken, f"step {self.progress.step}")
+            return False
+        if due:
             self._save()
+        return True
 
     def _save(self) -> None:
         own = self.tensors.carried
@@ -305,13 +338,16 @@ class Trainer:
 
     def _resume(self) -> None:
         path = saves.newest(self.folder)
-        if path is None:
+        (fresh,) = self.world.agree([float(path is None)])  # before the first process writes anything
+        if fresh or path is None:
             self._save()
         else:
             self._load(path)
         self._began = time.monotonic() - self.progress.seconds
-        if self._share() < 1 and self.progress.finished == SPENT:
-            self._set(finished="")  # the budget was enlarged
+        if self._share() < 1 and self.progress.finished == SPENT:  # the budget was enlarged
+            self._set(finished="")
+            if self.tensors.average is not None and self.config.averaging.kind == "tail":
+                self.tensors.average.n_averaged.zero_()
         self.listener.started(self.progress)
 
     def _load(self, path: Path) -> None:
@@ -325,21 +361,24 @@ class Trainer:
         return time.monotonic() - self._began
 
     def _share(self) -> float:
-        epochs = self.progress.tokens / self.corpus_tokens
-        return self.config.budget.share(seconds=self._seconds(), steps=self.progress.step, epochs=epochs)
+        return self._share_of(self._seconds(), self.progress.step, self.progress.tokens)
+
+    def _share_of(self, seconds: float, steps: int, tokens: int) -> float:
+        return self.config.budget.share(seconds=seconds, steps=steps, epochs=tokens / self.corpus_tokens)
 
     def _due(self, share: float) -> bool:
-        """An evaluation lies between the last one and `share`."""
+        """An evaluation lies between the last one and `share`, and so does a step."""
         if not self.progress.evaluations:
             return True  # before training: what it is compared with
-        last = self.progress.evaluations[-1].share
+        record = self.progress.evaluations[-1]
+        if record.step == self.progress.step:
+            return False
+        last = self._share_of(record.seconds, record.step, record.tokens)  # the budget may have been enlarged since
         return int(share * self.config.evaluations) > int(last * self.config.evaluations)
 
     def _rate(self, share: float) -> float:
-        # The first step of a warm-up has spent nothing yet: take the middle of the step, not its beginning.
-        schedule, progress = self.config.schedule, self.progress
-        half = 0.5 / self.config.budget.steps if self.config.budget.steps else 1e-4
-        factor = schedule.share(min(1.0, share + half), progress.drops)
+        progress = self.progress
+        factor = self.config.schedule.share(share, progress.step + 1, progress.drops)
         return self.config.optimizer.learning_rate * factor * progress.easing
 
     def _average(self, model: LanguageModel) -> AveragedModel | None:
@@ -352,7 +391,7 @@ class Trainer:
 
     def _update_average(self, share: float) -> None:
         averaging, average = self.config.averaging, self.tensors.average
-        if average is not None and (averaging.kind == "ema" or share >= 1 - averaging.tail):
+        if average is not None and (averaging.kind != "tail" or share >= 1 - averaging.tail):
             average.update_parameters(self.tensors.model)
 
     def _candidate(self) -> LanguageModel:

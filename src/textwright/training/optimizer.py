@@ -1,9 +1,9 @@
-"""Optimisers and learning-rate schedules."""
+"""Optimisers and learning-rate schedules: one class each, so that none has an option it would ignore."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,56 +12,118 @@ from torch import nn
 from textwright.config import Config
 
 
-class OptimizerConfig(Config):
-    """AdamW (Loshchilov and Hutter 2019), Adam (Kingma and Ba 2015), or SGD with momentum."""
+class AdamConfig(Config):
+    """AdamW (Loshchilov and Hutter 2019), or Adam with its decay in the gradient (Kingma and Ba 2015)."""
 
-    kind: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
+    kind: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.1, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """An optimiser over the model's parameters; vectors (biases, gains) do not decay."""
-        parameters = list(model.parameters())
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if self.kind == "sgd":
-            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
-        return kind(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+        return kind(groups(model, self.weight_decay), lr=self.learning_rate, betas=self.betas, fused=True)
 
 
-class ScheduleConfig(Config):
-    """How the learning rate moves, as a function of the share of the budget that is spent.
+class SGDConfig(Config):
+    """Stochastic gradient descent with momentum."""
 
-    Because it follows the budget (minutes, steps or epochs), it ends where training ends.
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups(model, self.weight_decay), lr=self.learning_rate, momentum=self.momentum)
+
+
+OptimizerConfig = Annotated[AdamConfig | SGDConfig, Field(discriminator="kind")]
+
+
+def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """The model's parameters in two groups: vectors (biases, gains) do not decay."""
+    parameters = list(model.parameters())
+    matrices: dict[str, object] = {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay}
+    vectors: dict[str, object] = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+    return [group for group in (matrices, vectors) if group["params"]]
+
+
+class Schedule(Config):
+    """How the learning rate moves: up over the first steps, then down with the share of the budget that is spent.
+
+    The way down follows the budget (minutes, steps or epochs), so it ends where training ends. The way up is counted in
+    steps, because what it protects, the optimiser's young moments, ages in steps: a share of a short time may be gone
+    before the first step is.
     """
 
-    kind: Literal["constant", "cosine", "linear", "inverse_sqrt", "wsd", "plateau"] = "cosine"
-    warmup: float = Field(0.02, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
-    floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
-    decay: float = Field(0.2, gt=0, le=1, description="wsd: share of the budget in which the rate falls")
-    factor: float = Field(0.5, gt=0, lt=1, description="plateau: what the rate is multiplied by")
-    patience: int = Field(1, ge=0, description="plateau: evaluations without improvement before it is")
+    warmup: int = Field(100, ge=0, description="steps in which the rate rises from 0")
 
-    def share(self, progress: float, drops: int = 0) -> float:
-        """The share of the full learning rate at `progress` in [0, 1] of the budget, after `drops` plateaus."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        after = (progress - self.warmup) / (1 - self.warmup)
-        if self.kind == "cosine":
-            return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * after)) / 2
-        if self.kind == "linear":
-            return 1 - (1 - self.floor) * after
-        if self.kind == "inverse_sqrt":  # Vaswani et al. 2017, eq. 3, in shares of the budget
-            return math.sqrt(self.warmup / progress) if self.warmup else 1 / math.sqrt(1 + 99 * progress)
-        if self.kind == "wsd":  # warm-up, stable, decay: Hu et al. 2024
-            falling = max(0.0, (progress - (1 - self.decay)) / self.decay)
-            return 1 - (1 - self.floor) * falling
-        if self.kind == "plateau":
-            return max(self.floor, self.factor**drops)
+    def share(self, spent: float, step: int, drops: int = 0) -> float:
+        """The share of the full rate for step number `step` (from 1), with `spent` in [0, 1] of the budget spent
+        before it, after `drops` plateaus."""
+        rise = min(1.0, step / self.warmup) if self.warmup else 1.0
+        return rise * self.after(min(spent, 1.0), step, drops)
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        """The share without the warm-up."""
         return 1.0
+
+
+class ConstantSchedule(Schedule):
+    kind: Literal["constant"] = "constant"
+
+
+class CosineSchedule(Schedule):
+    """Loshchilov and Hutter 2017, eq. 5, without restarts."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * spent)) / 2
+
+
+class LinearSchedule(Schedule):
+    kind: Literal["linear"] = "linear"
+    floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        return 1 - (1 - self.floor) * spent
+
+
+class InverseSqrtSchedule(Schedule):
+    """Vaswani et al. 2017, eq. 3: it follows the steps alone."""
+
+    kind: Literal["inverse_sqrt"] = "inverse_sqrt"
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        return math.sqrt(max(1, self.warmup) / max(1, self.warmup, step))
+
+
+class WSDSchedule(Schedule):
+    """Warm-up, stable, decay: Hu et al. 2024, MiniCPM, section 4."""
+
+    kind: Literal["wsd"] = "wsd"
+    floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
+    decay: float = Field(0.2, gt=0, le=1, description="share of the budget in which the rate falls")
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        return 1 - (1 - self.floor) * max(0.0, (spent - (1 - self.decay)) / self.decay)
+
+
+class PlateauSchedule(Schedule):
+    """The rate falls when the validation loss does not."""
+
+    kind: Literal["plateau"] = "plateau"
+    floor: float = Field(0.01, ge=0, le=1, description="share of the rate below which it does not fall")
+    factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied by")
+    patience: int = Field(1, ge=0, description="evaluations without improvement before it is")
+
+    def after(self, spent: float, step: int, drops: int) -> float:
+        return max(self.floor, self.factor**drops)
+
+
+ScheduleConfig = Annotated[
+    ConstantSchedule | CosineSchedule | LinearSchedule | InverseSqrtSchedule | WSDSchedule | PlateauSchedule,
+    Field(discriminator="kind"),
+]

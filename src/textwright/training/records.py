@@ -46,7 +46,9 @@ class Progress(Config):
     best_loss: float | None = None
     best_step: int = 0
     waits: int = 0  # evaluations since the best one
+    stalls: int = 0  # evaluations since the best one or the last drop
     drops: int = 0  # times a plateau lowered the rate
+    forget: bool = False  # a batch was skipped: carried states do not fit the next one
     easing: float = 1.0  # what roll-backs multiplied the rate by
     parts: int = 1  # micro-batches a batch is split into
     log_loss: float = 0.0  # sum since the last log

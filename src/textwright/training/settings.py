@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from textwright.config import Config
-from textwright.training.optimizer import OptimizerConfig, ScheduleConfig
+from textwright.training.optimizer import AdamConfig, CosineSchedule, OptimizerConfig, ScheduleConfig
 
 
 class Budget(Config):
@@ -37,22 +37,37 @@ class Budget(Config):
         return next(f"{value:g} {name}" for name, value in self if value is not None)
 
 
-class AveragingConfig(Config):
-    """Evaluate and keep an average of the weights: exponential (ema), or uniform over the last part (tail)."""
+class NoAveraging(Config):
+    """Evaluate and keep the weights themselves."""
 
-    kind: Literal["none", "ema", "tail"] = "none"
-    decay: float = Field(0.999, gt=0, lt=1, description="ema: weight of the past at each step")
-    tail: float = Field(0.25, gt=0, le=1, description="tail: share of the budget that is averaged")
+    kind: Literal["none"] = "none"
+
+
+class EMAAveraging(Config):
+    """Evaluate and keep an exponential moving average of the weights (Polyak and Juditsky 1992)."""
+
+    kind: Literal["ema"] = "ema"
+    decay: float = Field(0.999, gt=0, lt=1, description="weight of the past at each step")
+
+
+class TailAveraging(Config):
+    """Evaluate and keep the mean of the weights over the last part of the budget (Izmailov et al. 2018)."""
+
+    kind: Literal["tail"] = "tail"
+    tail: float = Field(0.25, gt=0, le=1, description="share of the budget that is averaged")
+
+
+AveragingConfig = Annotated[NoAveraging | EMAAveraging | TailAveraging, Field(discriminator="kind")]
 
 
 class TrainingConfig(Config):
     budget: Budget
     batch_tokens: int = Field(8192, gt=0, description="tokens in the global batch")
     context: int = Field(256, gt=0, description="tokens a row is trained on at once")
-    accumulation: int = Field(1, ge=1, description="micro-batches a batch is split into; changes memory, not results")
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
-    averaging: AveragingConfig = Field(default_factory=AveragingConfig)
+    accumulation: int = Field(1, ge=1, description="micro-batches a batch is split into: less memory, the same loss")
+    optimizer: OptimizerConfig = Field(default_factory=AdamConfig)
+    schedule: ScheduleConfig = Field(default_factory=CosineSchedule)
+    averaging: AveragingConfig = Field(default_factory=NoAveraging)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["float32", "bfloat16"] = "float32"

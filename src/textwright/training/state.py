@@ -50,9 +50,9 @@ def save(folder: Path, progress: Progress, tensors: Tensors) -> None:
     target = folder / f"step-{progress.step:09d}"
     if target.exists():  # the same step again, with more seconds or a reason to end
         write_json(target / "progress.json", progress.dump())
-        return
-    write_folder(target, lambda temporary: _fill(temporary, progress, tensors))
-    for path in folder.glob("step-*"):
+    else:
+        write_folder(target, lambda temporary: _fill(temporary, progress, tensors))
+    for path in (*folder.glob("step-*"), *folder.glob(".step-*.tmp")):  # older ones, and what a killed process left
         if path != target:
             shutil.rmtree(path, ignore_errors=True)
 

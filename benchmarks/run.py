@@ -1,0 +1,209 @@
+"""Side-by-side measurements against plain PyTorch and Hugging Face on this machine: A B A B in one process, medians.
+
+    make bench                                # everything, about ten minutes on two cores
+    python benchmarks/run.py training         # one part: training, recurrent, generation
+
+Absolute figures drift from machine to machine and with what else runs there; the ratios count. The results are
+printed as a table and written to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from textwright.decoding import Beam, Request, Sampling, beam_search, collect, generate
+from textwright.models import LanguageModel, LSTMConfig, TransformerConfig
+from textwright.text.batching import Batch
+from textwright.training import hardware
+from textwright.training.gradients import clip
+from textwright.training.objective import LanguageModelObjective
+from textwright.training.optimizer import AdamConfig
+
+RESULTS = Path(__file__).parent / "results"
+Step = Callable[[], Any]
+
+
+def side_by_side(contestants: dict[str, Step], rounds: int) -> dict[str, float]:
+    """Median seconds of each; every round runs all of them in turn, after one unmeasured round."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, step in contestants.items():
+            begin = time.perf_counter()
+            step()
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+# training -------------------------------------------------------------------------------------------------------------
+
+
+def training() -> list[dict[str, Any]]:
+    """One optimiser step of nanoGPT's Shakespeare shape: 6 layers, 6 heads, width 384, context 256, batch 64."""
+    rows, time_, vocab, rate = 64, 256, 65, 0.2
+    tokens = torch.randint(0, vocab, (rows, time_))
+    shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": vocab}
+    drops = {"resid_pdrop": rate, "embd_pdrop": rate, "attn_pdrop": rate}
+    config = TransformerConfig(
+        vocab=vocab, width=384, layers=6, heads=6, window=256, dropout=rate, attention_dropout=rate, positions="learned"
+    )
+    contestants = {
+        "plain PyTorch loop, float32": hugging_face_step(GPT2Config(**shape, **drops), tokens, None),
+        "plain PyTorch loop, bfloat16 autocast": hugging_face_step(
+            GPT2Config(**shape, **drops), tokens, torch.bfloat16
+        ),
+        "textwright, bfloat16": our_step(config.build(), tokens, "bfloat16"),
+    }
+    seconds = side_by_side(contestants, 2)
+    return rows_of("training step, 10.7 M Transformer, dropout 0.2", seconds, rows * time_, "tokens/s")
+
+
+def recurrent() -> list[dict[str, Any]]:
+    """One step of the WikiText-2 LSTM of pytorch/examples: 2 layers of 200, tied, batch 20, 35 steps, 33,278 words."""
+    rows, time_, vocab, width = 20, 35, 33_278, 200
+    tokens = torch.randint(0, vocab, (rows, time_))
+    config = LSTMConfig(vocab=vocab, width=width, layers=2, dropout=0.2)
+    contestants = {
+        "plain torch.nn.LSTM loop, float32": plain_lstm_step(vocab, width, tokens),
+        "textwright, float32": our_step(config.build(), tokens, "float32"),
+        "textwright, bfloat16": our_step(config.build(), tokens, "bfloat16"),
+    }
+    return rows_of("training step, WikiText-2 LSTM 200", side_by_side(contestants, 7), rows * time_, "tokens/s")
+
+
+def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str) -> Step:
+    objective, optimizer = LanguageModelObjective(model.train()), AdamConfig().build(model)
+    batch = Batch(tokens, tokens, None, None)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with hardware.autocast(torch.device("cpu"), precision):
+            loss, _ = objective(batch)
+        (loss / batch.count).backward()
+        clip(model, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def hugging_face_step(config: GPT2Config, tokens: torch.Tensor, dtype: torch.dtype | None) -> Step:
+    model = GPT2LMHeadModel(config).train()
+    return plain_step(model, lambda: model(tokens).logits, tokens, dtype)
+
+
+def plain_lstm_step(vocab: int, width: int, tokens: torch.Tensor) -> Step:
+    model = nn.ModuleList([nn.Embedding(vocab, width), nn.LSTM(width, width, 2, dropout=0.2, batch_first=True)])
+    head = nn.Linear(width, vocab)
+    head.weight = model[0].weight
+    model.append(head)
+
+    def forward() -> torch.Tensor:
+        x = F.dropout(model[0](tokens), 0.2)
+        logits: torch.Tensor = head(F.dropout(model[1](x)[0], 0.2))
+        return logits
+
+    return plain_step(model, forward, tokens, None)
+
+
+def plain_step(
+    model: nn.Module, forward: Callable[[], torch.Tensor], targets: torch.Tensor, dtype: torch.dtype | None
+) -> Step:
+    """The loop that tutorials show."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = F.cross_entropy(forward().flatten(0, 1).float(), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+# generation -----------------------------------------------------------------------------------------------------------
+
+
+def generation() -> list[dict[str, Any]]:
+    """GPT-2 shape, random weights, prompt 32, 64 new tokens: greedy with 1 and 8 rows, beam 4 with one row."""
+    shape = {"width": 768, "layers": 12, "heads": 12, "window": 128, "positions": "learned", "bias": True}
+    ours = TransformerConfig.parse({"vocab": 50_257, **shape}).build().eval()
+    theirs = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=50_256)).eval()
+    theirs.generation_config.pad_token_id = 50_256
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        ours, theirs = ours.to(dtype), theirs.to(dtype)
+        name = str(dtype).removeprefix("torch.")
+        for rows, beams in ((1, 1), (8, 1), (1, 4)):
+            contestants = {
+                f"Hugging Face generate, {name}": their_text(theirs, rows, beams),
+                f"textwright, {name}": our_text(ours, rows, beams),
+            }
+            what = f"generation, 124 M, {rows} row(s)" + (f", beam {beams}" if beams > 1 else "")
+            results += rows_of(what, side_by_side(contestants, 3), 64 * rows, "tokens/s")
+    return results
+
+
+def our_text(model: LanguageModel, rows: int, beams: int) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 50_000, (rows, 32), generator=generator).tolist()
+    requests = [Request(tuple(prompt), Sampling(temperature=0.0), max_new_tokens=64) for prompt in prompts]
+    if beams > 1:
+        return lambda: beam_search(model, requests, None, Beam(beams=beams))
+    return lambda: collect(generate(model, requests, None))
+
+
+def their_text(model: GPT2LMHeadModel, rows: int, beams: int) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(0, 50_000, (rows, 32), generator=generator)
+    options = {"min_new_tokens": 64, "max_new_tokens": 64, "do_sample": False, "num_beams": beams}
+    return lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+
+
+def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str) -> list[dict[str, Any]]:
+    """One row a contestant; the ratio is to the first, the peer."""
+    first = next(iter(seconds.values()))
+    return [
+        {"what": what, "who": who, "rate": amount / value, "unit": unit, "seconds": value, "ratio": first / value}
+        for who, value in seconds.items()
+    ]
+
+
+def main() -> None:
+    parts = {"training": training, "recurrent": recurrent, "generation": generation}
+    chosen = sys.argv[1:] or list(parts)
+    hardware.keep_memory()
+    device = torch.device("cpu")
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = {
+        "processor": f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}",
+        "torch": torch.__version__,
+        "float32 GFLOP/s": round(hardware.matmul_rate(device, torch.float32, 2048) / 1e9),
+        "bfloat16 GFLOP/s": round(hardware.matmul_rate(device, torch.bfloat16, 2048) / 1e9),
+    }
+    print("; ".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    for part in chosen:
+        results = parts[part]()
+        (RESULTS / f"{part}.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        print("\n| what | who | rate | seconds | ratio |\n|---|---|---:|---:|---:|")
+        for row in results:
+            rate, ratio = f"{row['rate']:,.0f} {row['unit']}", f"{row['ratio']:.2f}"
+            print(f"| {row['what']} | {row['who']} | {rate} | {row['seconds']:.3f} | {ratio} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
