@@ -127,7 +127,7 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     if config.model.vocab != data.tokenizer.size:
         raise ConfigError(f"model.vocab is {config.model.vocab}, the tokenizer has {data.tokenizer.size}: leave it out")
     manifest = Manifest(hardware=place.describe(), fingerprint=print_, asked=dict(asked), config=config)
-    write_run(out, manifest, data.tokenizer, generation_config(data.tokenizer, data.train.facts.documents))
+    write_run(out, manifest, data.tokenizer, generation_config(data.tokenizer, data.train))
 
 
 def _data(asked: Mapping[str, Any], out: Path, print_: str, audience: Audience) -> Prepared:

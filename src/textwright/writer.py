@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from textwright.decoding import Beam, Request, Result, Sampling, StopStrings, beam_search, generate
+from textwright.decoding import Beam, Event, Request, Result, Sampling, StopStrings, beam_search, generate
 from textwright.errors import ConfigError, nearest
 from textwright.evaluating.perplexity import Panel, panel
 from textwright.models import LanguageModel
 from textwright.run import GenerationConfig, RunConfig, load_model, load_tokenizer, read_generation, read_manifest
-from textwright.text.corpus import write
+from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
 from textwright.training.hardware import pick_device
@@ -99,7 +97,7 @@ class TextModel:
             return self._beam(requests[0], n, stop, beams, length_penalty)
         self._refuse_beam(beams, length_penalty)
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in generate(self.model, requests, self.generation.end):
+        for event in self._events(requests):
             streams[event.request].feed(event.token, event.logprob, event.finish)
         seeds = [None if strategy == "greedy" else request.seed for request in requests]
         return [stream.result(seed) for stream, seed in zip(streams, seeds, strict=True)]
@@ -121,7 +119,7 @@ class TextModel:
             raise ConfigError("a beam search knows its text only at the end: leave out --stream, or sample")
         requests = self._requests(prompt, strategy, n, seed, max_new_tokens, min_new_tokens, stop, sampling)
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in generate(self.model, requests, self.generation.end):
+        for event in self._events(requests):
             part = streams[event.request].feed(event.token, event.logprob, event.finish)
             if part or event.finish:
                 yield Chunk(event.request, part, event.finish)
@@ -131,6 +129,9 @@ class TextModel:
         with tempfile.TemporaryDirectory() as folder:
             corpus = write(Path(folder) / "corpus", read(source), self.tokenizer)
             return panel(self.model, corpus, self.tokenizer.end, stride=stride)
+
+    def _events(self, requests: Sequence[Request]) -> Iterator[Event]:
+        return generate(self.model, requests, self.generation.end, banned=self.generation.unseen)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The ids a prompt is read as: those that begin a text, then its own."""
@@ -185,8 +186,8 @@ class TextModel:
         beam = Beam.parse({name: value for name, value in asked.items() if value is not None}, "beam search")
         if n > beam.beams:
             raise ConfigError(f"{n} texts need at least {n} beams, got {beam.beams}: --beams {n}")
-        results = beam_search(self.model, [request], self.generation.end, beam)[0][:n]
-        return [self._text(request, result, stop) for result in results]
+        (results,) = beam_search(self.model, [request], self.generation.end, beam, banned=self.generation.unseen)
+        return [self._text(request, result, stop) for result in results[:n]]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str]) -> Text:
         stream = TextStream(self.tokenizer, request.prompt, stop)
@@ -254,20 +255,23 @@ def load(path: str | Path, device: str = "auto") -> TextModel:
     return TextModel(model, tokenizer, read_generation(folder), config)
 
 
-def generation_config(tokenizer: Tokenizer, documents: int) -> GenerationConfig:
-    """Where texts begin and end: as documents do or, where there was only one, at its lines.
+def generation_config(tokenizer: Tokenizer, corpus: Corpus) -> GenerationConfig:
+    """What follows from the training text: the ids it never used, and where its texts begin and end.
 
-    The word tokenizer has one token for the end of a line and of a document; a single document is full of it.
+    They begin as documents do or, where there was only one, at its lines. The word tokenizer has one token for the end
+    of a line and of a document; a single document is full of it, so there it ends nothing.
     """
-    line = tokenizer.encode("\n")
+    line, documents = tokenizer.encode("\n"), corpus.facts.documents
     whole = len(line) == 1 and line[0] not in tokenizer.fallback
     start = tuple(line) if documents < 2 and whole else (tokenizer.end,)
-    return GenerationConfig(start=start, end=None if documents < 2 and line == [tokenizer.end] else tokenizer.end)
+    end = None if documents < 2 and line == [tokenizer.end] else tokenizer.end
+    unseen = (counted(corpus, tokenizer.size) == 0).nonzero().flatten().tolist()
+    return GenerationConfig(start=start, end=end, unseen=tuple(id for id in unseen if id != end))
 
 
 def sample_text(model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, tokens: int) -> str:
     """A short text with a fixed seed, to watch a model learn."""
     request = Request(generation.start, generation.sampling, 0, tokens)
     stream = TextStream(tokenizer, request.prompt, ())
-    with torch.no_grad():
-        return "".join(stream.feed(e.token, e.logprob, e.finish) for e in generate(model, [request], generation.end))
+    events = generate(model, [request], generation.end, banned=generation.unseen)
+    return "".join(stream.feed(event.token, event.logprob, event.finish) for event in events)

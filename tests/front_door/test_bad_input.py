@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import POEM, TINY, Run
+from door import POEM, TINY, Run
 
 
 @pytest.fixture

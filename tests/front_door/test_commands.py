@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import POEM, TINY, Run
+from door import POEM, TINY, Run
 
 import textwright
 

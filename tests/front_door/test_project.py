@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from door import Run
 
 ROOT = Path(__file__).parents[2]
 

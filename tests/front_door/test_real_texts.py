@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Run, data_folder
+from door import Run, data_folder
 
 
 def corpus(*parts: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +46,7 @@ def generate(
 
     if stream and (json or n > 1):
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")
+    prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
     asked = {
         "temperature": temperature,
         "top_k": top_k,

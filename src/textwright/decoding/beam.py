@@ -57,7 +57,9 @@ class Pool:
 
 
 @torch.no_grad()
-def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam) -> list[list[Result]]:
+def beam_search(
+    model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam, *, banned: Sequence[int] = ()
+) -> list[list[Result]]:
     """The `beam.beams` best texts of every request, best first.
 
     Scores are those of the processed distribution, so with every switch of `Sampling` off the search maximises the
@@ -67,7 +69,7 @@ def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | No
         ConfigError: prompt and new tokens do not fit the model's window, which a beam cannot slide.
     """
     _check_window(model, requests)
-    search = _Search(model, requests, end, beam)
+    search = _Search(model, requests, end, beam, banned)
     logits, state = read(model, [request.prompt for request in requests])
     state, logits = state.select(search.owners), logits[search.owners]
     while True:
@@ -84,7 +86,9 @@ def beam_search(model: LanguageModel, requests: Sequence[Request], end: int | No
 class _Search:
     """The rows of all open groups, and a pool of finished hypotheses for every request."""
 
-    def __init__(self, model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam) -> None:
+    def __init__(
+        self, model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam, banned: Sequence[int]
+    ) -> None:
         self.end, self.group = end, beam.beams
         self.pools = [Pool(beam.beams, beam.length_penalty, request.max_new_tokens) for request in requests]
         self.stops = StopTables(model.head.weight.shape[0], model.device)
@@ -93,7 +97,7 @@ class _Search:
         starts = torch.tensor([self.stops.start(request.stop) for request in requests]).to(rows.lengths)
         self.rows = replace(rows, automaton=starts).select(self.owners)
         self.rows.score.view(-1, self.group)[:, 1:] = NEVER  # the beams begin alike: only the first one branches
-        self.processors = active(self.rows, end)
+        self.processors = active(self.rows, end, banned)
 
     def expand(self, logits: Tensor) -> Tensor:
         """Grow every group by one token; gives the row that each new row came from.

@@ -42,11 +42,13 @@ class Engine:
     Args:
         model: any model of the contract, in evaluation mode.
         end: id of the token that ends a text; None: texts end by length or stop string alone.
+        banned: ids that are never written.
     """
 
-    def __init__(self, model: LanguageModel, end: int | None) -> None:
+    def __init__(self, model: LanguageModel, end: int | None, banned: Sequence[int] = ()) -> None:
         self.model = model
         self.end = end
+        self.banned = banned
         self.stops = StopTables(model.head.weight.shape[0], model.device)
         self._admitted = 0
         self._running: Running | None = None
@@ -112,7 +114,7 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         self._running = running
-        self._processors = active(running.rows, self.end)
+        self._processors = active(running.rows, self.end, self.banned)
 
     def _advance(self, running: Running) -> Running:
         running, slid = self._slide(running)
@@ -198,10 +200,15 @@ class Result:
 
 
 def generate(
-    model: LanguageModel, requests: Sequence[Request], end: int | None, *, max_rows: int = 64
+    model: LanguageModel,
+    requests: Sequence[Request],
+    end: int | None,
+    *,
+    banned: Sequence[int] = (),
+    max_rows: int = 64,
 ) -> Iterator[Event]:
     """Write all requests, at most `max_rows` at a time; requests are numbered from 0 in their order."""
-    engine = Engine(model, end)
+    engine = Engine(model, end, banned)
     waiting = list(requests)
     while waiting or len(engine):
         free = max_rows - len(engine)

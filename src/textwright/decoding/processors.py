@@ -6,7 +6,7 @@ that switches a processor off leaves that row's logits untouched. The order belo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -72,14 +72,20 @@ def min_p(logits: Tensor, rows: Rows) -> Tensor:
     return logits.masked_fill(logits < threshold, BANNED)
 
 
-def before_minimum(banned: Tensor) -> Processor:
-    """Ban the given token ids (the end) until a row has its minimum of new tokens."""
+def before_minimum(end: int) -> Processor:
+    """Ban the end until a row has its minimum of new tokens."""
 
     def process(logits: Tensor, rows: Rows) -> Tensor:
         early = (rows.written < rows.limits[:, 0])[:, None]
-        return logits.index_fill(1, banned, BANNED).where(early, logits)
+        ended = torch.arange(logits.shape[1], device=logits.device) == end
+        return logits.masked_fill(early & ended, BANNED)
 
     return process
+
+
+def ban(tokens: Tensor) -> Processor:
+    """Ban tokens (n,) from every text."""
+    return lambda logits, rows: logits.index_fill(1, tokens, BANNED)
 
 
 # name of the setting that switches it on -> (value that switches it off, processor)
@@ -95,12 +101,14 @@ SWITCHES: dict[str, tuple[float, Processor]] = {
 }
 
 
-def active(rows: Rows, end: int | None) -> list[Processor]:
+def active(rows: Rows, end: int | None, banned: Sequence[int] = ()) -> list[Processor]:
     """The processors that at least one row needs, in order. Changes only when rows join or leave."""
     chosen = [process for name, (off, process) in SWITCHES.items() if bool((rows.setting(name) != off).any())]
     processors = list(dict.fromkeys(chosen))
     if end is not None and bool((rows.limits[:, 0] > 0).any()):
-        processors.insert(0, before_minimum(torch.tensor([end], device=rows.tokens.device)))
+        processors.insert(0, before_minimum(end))
+    if banned:
+        processors.insert(0, ban(torch.tensor(banned, device=rows.tokens.device)))
     return processors
 
 

@@ -257,6 +257,14 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(tokens, ends, facts)
 
 
+def counted(corpus: Corpus, vocabulary: int) -> Tensor:
+    """(vocabulary,) int64: how often each id occurs, read in parts."""
+    counts = torch.zeros(vocabulary, dtype=torch.int64)
+    for part in torch.split(corpus.tokens, BATCH):
+        counts += torch.bincount(part.int(), minlength=vocabulary)
+    return counts
+
+
 def _storage(vocabulary: int) -> tuple[str, torch.dtype]:
     """The smallest type that holds every id, as `array` and torch call it."""
     if vocabulary <= 1 << 8:
