@@ -19,7 +19,7 @@ from textwright.errors import ConfigError, nearest
 class Config(BaseModel):
     """Base of every configuration: frozen, strict, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], origin: str = "configuration") -> Self:
@@ -80,31 +80,34 @@ def _value(text: str, assignment: str) -> Any:
 def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
     lines = []
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"]]
-        where = ".".join(path) or origin
+        models, path = _follow(root, [str(part) for part in item["loc"]])
+        where = f"{origin}: {'.'.join(path)}" if path else origin
         if item["type"] == "extra_forbidden":
-            lines.append(f"{origin}: unknown key {where!r}.{nearest(path[-1], _known_keys(root, path[:-1]))}")
+            known = {name for model in models for name in model.model_fields}
+            lines.append(f"{origin}: unknown key {'.'.join(path)!r}.{nearest(path[-1], known)}")
         else:
-            came = "" if item["type"] == "missing" else f", got {item['input']!r}"
-            lines.append(f"{origin}: {where}: {item['msg'][:1].lower()}{item['msg'][1:]}{came}")
+            told = item["msg"].removeprefix("Value error, ")
+            came = "" if item["type"] == "missing" or isinstance(item["input"], dict) else f", got {item['input']!r}"
+            lines.append(f"{where}: {told[:1].lower()}{told[1:]}{came}")
     return "\n".join(lines)
 
 
-def _known_keys(root: type[BaseModel], path: list[str]) -> list[str]:
-    """Field names of the configuration that `path` leads to; a union contributes the member named by its tag."""
-    models = [root]
-    for part in path:
+def _follow(root: type[BaseModel], path: list[str]) -> tuple[list[type[BaseModel]], list[str]]:
+    """The configurations that hold the last key of `path`, and the path as a person types it.
+
+    In pydantic's paths the tag of a union's member stands as a part of its own; it is left out.
+    """
+    models, typed = [root], []
+    for number, part in enumerate(path):
         narrowed = [model for model in models if part in _tags(model)]
         if narrowed:
             models = narrowed
-        else:
-            models = [
-                m
-                for model in models
-                if part in model.model_fields
-                for m in _members(model.model_fields[part].annotation)
-            ]
-    return sorted({name for model in models for name in model.model_fields})
+            continue
+        typed.append(part)
+        if number + 1 < len(path):
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = [member for field in fields for member in _members(field.annotation)] or models
+    return models, typed
 
 
 def _members(annotation: Any) -> list[type[BaseModel]]:

@@ -13,7 +13,7 @@ import torch
 
 from textwright import plan
 from textwright.config import override
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, TrainingError
 from textwright.evaluating.perplexity import Panel, head, panel, score
 from textwright.models import LanguageModel
 from textwright.report import write_report
@@ -31,12 +31,12 @@ from textwright.run import (
 )
 from textwright.text.batching import Batches, Streams, Windows
 from textwright.text.corpus import Corpus, Facts, Prepared, open_prepared, prepare
-from textwright.text.sources import SourceConfig, fingerprint
+from textwright.text.sources import RUN, SourceConfig, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
 from textwright.training.checkpoint import read_json, save_tensors, weights, write_file, write_json
-from textwright.training.loop import Trainer
+from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import EvaluationRecord, Progress
 from textwright.verdict import verdict
 from textwright.writer import generation_config, sample_text
@@ -91,13 +91,23 @@ def fit(asked: Mapping[str, Any], out: Path, audience: Audience, *, tensorboard:
     world = parallel.join()
     try:
         if not world.first:
-            audience = Audience()
-            world.barrier()  # the first process prepares
-            return _train(out, audience, world, tensorboard=False)
-        with locked(out):
-            _prepare(asked, out, audience, world)
-            world.barrier()
-            return _train(out, audience, world, tensorboard=tensorboard)
+            if not world.agree([0.0])[0]:  # the first process prepares
+                raise TrainingError("the first process could not begin: its message says why")
+            return _train(out, Audience(), world, tensorboard=False)
+        prepared = False
+        try:
+            _foreign(out)
+            with locked(out):
+                _prepare(asked, out, audience, world)
+                prepared = bool(world.agree([1.0])[0])
+                return _train(out, audience, world, tensorboard=tensorboard)
+        finally:
+            if not prepared:
+                world.agree([0.0])
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory(error):
+            raise
+        raise TrainingError("out of memory: a smaller model (--set model.width=…) and another --out fit") from None
     finally:
         world.leave()
 
@@ -106,6 +116,9 @@ def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values, before any work is done."""
     place = hardware.Hardware(torch.device("cpu"), "float32", 1e11)
     situation = plan.Situation(Facts(vocabulary=256, tokens=1_000_000), place)
+    useless = [key for key in ("valid_fraction", "test_fraction") if key in asked and asked.get("valid")]
+    if useless:
+        raise ConfigError(f"with a validation text nothing is split off: leave out {useless[0]}")
     RunConfig.parse(merge(plan.neutral(asked), asked))  # types first: the plan computes with what was asked for
     RunConfig.parse(merge(plan.defaults(asked, situation), asked))
 
@@ -114,12 +127,11 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     if (out / "config.json").exists():
         _reopen(asked, out)
         return
-    ours = {".lock", "data", "tokenizer.json", "generation.json"}
-    if out.exists() and any(path.name not in ours and not path.name.endswith(".tmp") for path in out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")
     training = asked.get("training", {})
     place = hardware.choose(training.get("device", "auto"), training.get("precision", "auto"))
     source = SourceConfig.parse(asked["source"], "source")
+    for other in (source, *filter(None, (_alike(asked, key) for key in ("valid", "test")))):
+        files(other)  # a missing one is told now, not when the vocabulary is learned
     print_ = fingerprint(source)
     data = _data(asked, out, print_, audience)
     situation = plan.Situation(data.train.facts, place, world.size)
@@ -128,6 +140,21 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
         raise ConfigError(f"model.vocab is {config.model.vocab}, the tokenizer has {data.tokenizer.size}: leave it out")
     manifest = Manifest(hardware=place.describe(), fingerprint=print_, asked=dict(asked), config=config)
     write_run(out, manifest, data.tokenizer, generation_config(data.tokenizer, data.train))
+
+
+def _foreign(out: Path) -> None:
+    """Raise ConfigError for a folder with anything in it that is not ours: nothing there may be lost."""
+    if (out / "config.json").exists() or not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out} is a file: give a folder as --out")
+    begun = {RUN, "data", "tokenizer.json", "generation.json"}
+    corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
+    data = (out / "data").iterdir() if (out / "data").is_dir() else ()
+    strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
+    strange += [path for path in data if path.name not in {*corpora, "tokenizer.json", "request.json"}]
+    if [path for path in strange if not path.name.endswith(".tmp")]:
+        raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")
 
 
 def _data(asked: Mapping[str, Any], out: Path, print_: str, audience: Audience) -> Prepared:
@@ -154,6 +181,9 @@ def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:
 def _reopen(asked: Mapping[str, Any], out: Path) -> None:
     """Check that an existing run is the one that is asked for; what changes no result is taken over."""
     manifest = read_manifest(out)
+    if fingerprint(manifest.config.source) != manifest.fingerprint:
+        path = manifest.config.source.path
+        raise ConfigError(f"{path} has changed since the run in {out} began: give another --out to train on it anew")
     old, new = _flat(manifest.asked), _flat(asked)
     taken = {key: value for key, value in new.items() if key.startswith(NEUTRAL) and old.get(key) != value}
     different = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
@@ -205,8 +235,12 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
         world=world,
     )
     progress = trainer.run()
-    if not progress.finished or not world.first:
-        return Outcome(out, progress, {}, verdict(progress))
+    if not world.first:
+        return Outcome(out, progress, {}, "")
+    if not progress.finished:
+        outcome = Outcome(out, progress, {}, f"Interrupted. {verdict(progress)}")
+        write_report(out, manifest, model.count_parameters(), data, progress, {}, outcome.verdict)
+        return outcome
     return _measure(out, manifest, data, progress, audience)
 
 
@@ -228,7 +262,10 @@ def batches(config: RunConfig, corpus: Corpus, model: LanguageModel, end: int, w
         return Windows(corpus, training.context, training.batch_tokens, end, training.seed)
     streams = Streams(corpus, max(1, training.batch_tokens // training.context), training.context, end, training.seed)
     if streams.rows % world.size:
-        raise ConfigError(f"{streams.rows} rows cannot be shared by {world.size} processes: set training.batch_tokens")
+        raise ConfigError(
+            f"{streams.rows} rows cannot be shared by {world.size} processes: "
+            "set training.batch_tokens and another --out"
+        )
     return streams
 
 

@@ -45,11 +45,10 @@ def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
 
 def neutral(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Enough defaults to check the types of what was asked for."""
-    model = asked.get("model")
-    family = model.get("family", "transformer") if isinstance(model, Mapping) else "transformer"
-    heads = model.get("heads", 4) if isinstance(model, Mapping) else 4
+    model, training = (part if isinstance(part := asked.get(key), Mapping) else {} for key in ("model", "training"))
+    family, heads = model.get("family", "transformer"), model.get("heads", 4)
     width = {"width": 64 * heads} if isinstance(heads, int) and heads > 0 else {}
-    budget = {} if "budget" in asked.get("training", {}) else {"minutes": 3.0}
+    budget = {} if "budget" in training else {"minutes": 3.0}
     optimizer, kinds = {"kind": "adamw"}, {"schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
     return {
         "model": {"family": family, "vocab": 256, **width},

@@ -24,8 +24,8 @@ from textwright import __version__
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError
-from textwright.models import LanguageModel, ModelConfig
-from textwright.text.sources import SourceConfig
+from textwright.models import LanguageModel, ModelConfig, TransformerConfig
+from textwright.text.sources import RUN, SourceConfig
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
 from textwright.training.checkpoint import load_weights, read_json, write_json
 from textwright.training.settings import TrainingConfig
@@ -47,9 +47,11 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        window = getattr(self.model, "window", None)
-        if window is not None and self.training.context > window:
-            raise ValueError(f"training.context {self.training.context} is larger than model.window {window}")
+        training = self.training
+        if isinstance(self.model, TransformerConfig) and training.context > self.model.window:
+            raise ValueError(f"training.context {training.context} is larger than model.window {self.model.window}")
+        if training.batch_tokens < training.context:
+            raise ValueError(f"training.batch_tokens {training.batch_tokens} is less than a row of {training.context}")
         return self
 
 
@@ -165,12 +167,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / RUN, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another training runs in {folder}: wait for it, or give another --out") from None
+        for rest in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            rest.unlink()
         yield
     finally:
         os.close(handle)

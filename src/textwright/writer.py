@@ -150,7 +150,8 @@ class TextModel:
     ) -> list[Request]:
         if strategy not in STRATEGIES:
             raise ConfigError(f"unknown strategy {strategy!r}.{nearest(strategy, STRATEGIES)}")
-        longest = self.generation.max_new_tokens if max_new_tokens is None else max_new_tokens
+        ids = self.prompt_ids(prompt)
+        longest = self._longest(strategy, len(ids)) if max_new_tokens is None else max_new_tokens
         if n < 1 or longest < 1 or not 0 <= min_new_tokens <= longest:
             raise ConfigError(
                 f"expected n and max-new-tokens of at least 1 and a minimum between 0 and the maximum, "
@@ -165,8 +166,18 @@ class TextModel:
         # Every word of the word tokenizer brings its space, also at the beginning of a line, where it is not shown.
         bare = [re.sub(r"\n(?=\S)", "\n ", string) if self.tokenizer.kind == "word" else string for string in stop]
         stops = StopStrings([string.encode() for string in bare], self.tokenizer.pieces) if stop else None
-        ids = self.prompt_ids(prompt)
         return [Request(ids, settings, first + number, longest, min_new_tokens, stops) for number in range(n)]
+
+    def _longest(self, strategy: str, prompt: int) -> int:
+        """New tokens unless told otherwise: a beam search cannot go past the window."""
+        usual, window = self.generation.max_new_tokens, self.model.window
+        if strategy != "beam" or window is None:
+            return usual
+        if prompt > window:
+            raise ConfigError(
+                f"beam search needs a prompt of at most {window} tokens, got {prompt}: shorten the prompt"
+            )
+        return min(usual, window - prompt + 1)
 
     def _sampling(self, strategy: str, seed: int | None, asked: dict[str, float]) -> Sampling:
         if strategy == "sample":

@@ -22,7 +22,8 @@ class Result:
         assert "Traceback" not in self.err + self.out
         assert "defect" not in self.err
         lines = self.err.strip().splitlines()
-        assert 1 <= len(lines) <= 3, self.err
+        assert 1 <= len(lines) <= 2, self.err
+        assert len(self.err) < 500, self.err
         for word in words:
             assert word in self.err, f"{word!r} is not in {self.err!r}"
 

@@ -62,6 +62,9 @@ def test_a_wrong_encoding_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "poem.txt").write_bytes("床前明月光，疑是地上霜。".encode("gb18030") * 50)
     words = ("--set", "source.encoding=utf-8", "--out", tmp_path / "run")
     run("train", tmp_path / "poem.txt", *words).fails("utf-8", "gb18030")
+    (tmp_path / "poem.txt").write_text("床前明月光，疑是地上霜。" * 50, encoding="utf-8")
+    words = ("--set", "source.encoding=latin-1", "--out", tmp_path / "run")  # which can decode anything
+    run("train", tmp_path / "poem.txt", *words).fails("looks like utf-8")
 
 
 def test_a_jsonl_without_the_field(run: Run, tmp_path: Path) -> None:
@@ -86,6 +89,12 @@ def test_a_jsonl_without_the_field(run: Run, tmp_path: Path) -> None:
         (("--set", "model.width"), "key.path=value"),
         (("--set", "training.device=tpu"), "cpu"),
         (("--valid", "nowhere.txt"), "nowhere.txt"),
+        (("--minutes", "inf"), "finite"),
+        (("--seed", "99999999999999999999"), "seed"),
+        (("--set", "training=5"), "training"),
+        (("--set", "model.window=64", "--set", "training.context=128"), "larger than model.window"),
+        (("--set", "training.schedule.decay=0.5"), "training.schedule.decay"),
+        (("--set", "source.field=body"), "source.field"),
     ],
 )
 def test_wrong_options_are_refused(run: Run, text: Path, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
@@ -193,7 +202,33 @@ def test_a_tokenizer_of_another_run(run: Run, copy: Path, tmp_path: Path) -> Non
 def test_a_folder_of_something_else_is_not_written_into(run: Run, text: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     run("train", text, "--steps", "2", "--out", tmp_path, *TINY).fails("not empty")
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_data_folder_of_the_user_is_never_emptied(run: Run, tmp_path: Path) -> None:
+    """`--out` beside the text: the run would keep its own `data` there."""
+    poems = tmp_path / "data" / "poems.txt"
+    poems.parent.mkdir()
+    poems.write_text(POEM * 20)
+    run("train", poems, "--steps", "2", "--out", tmp_path, *TINY).fails("not empty")
+    assert poems.read_text() == POEM * 20
+
+
+def test_a_text_that_changed_is_not_continued(run: Run, tmp_path: Path) -> None:
+    poem = tmp_path / "poem.txt"
+    poem.write_text(POEM * 20)
+    words = ("train", poem, "--out", tmp_path / "run", *TINY, "--steps")
+    assert run(*words, "2").code == 0
+    poem.write_text(POEM * 21)
+    run(*words, "4").fails("has changed", "another --out")
+
+
+def test_a_run_is_no_text_to_learn_from(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "poem.txt").write_text(POEM * 20)
+    for name in ("first", "second"):
+        result = run("train", tmp_path, "--tokenizer", "byte", "--steps", "2", "--out", tmp_path / name, *TINY)
+        assert result.code == 0, result.err
+        assert "1 documents" in result.out
 
 
 def test_damaged_training_state_is_named(run: Run, copy: Path, text: Path) -> None:
@@ -220,29 +255,21 @@ def limit_files() -> None:
 
 
 def test_a_disk_that_fills_up_loses_nothing(text: Path, tmp_path: Path) -> None:
-    words = ("train", text, "--tokenizer", "char", "--out", tmp_path / "run", *TINY, "--set", "training.save_seconds=0")
-    subprocess.run(command(*words, "--steps", "4"), check=True, capture_output=True)
-    before = (tmp_path / "run" / "model.safetensors").read_bytes()
-    larger = ("--set", "model.width=256", "--steps", "4")
-    full = subprocess.run(
-        command("train", text, "--tokenizer", "char", "--out", tmp_path / "full", *larger),
-        capture_output=True,
-        text=True,
-        preexec_fn=limit_files,
-        check=False,
-    )
+    """A run is continued where nothing large can be written; then there is room again."""
+    words = ("train", text, "--tokenizer", "char", "--out", tmp_path / "run", "--set", "model.width=128", "--steps")
+    subprocess.run(command(*words, "3"), check=True, capture_output=True)
+    files = [path for path in (tmp_path / "run").rglob("*.safetensors") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    full = subprocess.run(command(*words, "6"), capture_output=True, text=True, preexec_fn=limit_files, check=False)
     assert full.returncode != 0
     assert "Traceback" not in full.stderr
     assert "cannot write" in full.stderr
     assert "make room" in full.stderr
-    assert not list((tmp_path / "full").rglob("*.tmp"))
-    again = subprocess.run(
-        command("train", text, "--tokenizer", "char", "--out", tmp_path / "full", *larger),
-        capture_output=True,
-        check=False,
-    )
+    assert {path: path.read_bytes() for path in files} == before
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    again = subprocess.run(command(*words, "6"), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert "Going on after step 3" in again.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -266,7 +293,7 @@ def test_a_second_training_in_the_same_folder_is_refused(run: Run, text: Path, t
     import fcntl
 
     (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / ".lock").open("w") as lock:
+    with (tmp_path / "run" / ".textwright.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run("train", text, "--steps", "2", "--out", tmp_path / "run", *TINY).fails("another training runs")
 

@@ -31,11 +31,10 @@ def test_every_command_of_the_readme_runs(run: Run, tmp_path: Path, monkeypatch,
     assert len(lines) >= 5
     for line in lines:
         words = [word.strip("'\"") for word in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", line)][1:]
-        if "--minutes" in words:
-            place = words.index("--minutes")
-            words[place : place + 2] = ["--steps", "4"]
-        if words[0] == "train" and "--steps" not in words:
-            words += ["--steps", "4"]
+        for budget in ("--minutes", "--steps", "--epochs"):
+            if words[0] == "train" and budget in words:
+                place = words.index(budget)
+                words[place : place + 2] = ["--steps", "4"]
         if words[0] == "verify-resume":
             words = ["verify-resume", "--kills", "1", "--steps", "4"]
         result = run(*words)

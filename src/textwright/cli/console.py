@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -27,12 +28,20 @@ SHAPE = ("width", "layers", "heads", "window", "dropout")  # of a model, in its 
 SHOWN = 300  # characters of a sample
 
 
+class Patient(Console):
+    """A console whose reader may leave: training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ConsoleAudience(Audience):
     """Prints to standard output; on a terminal with a line that moves, elsewhere with a line every ten seconds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Patient(highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.told = self.resumed_at = time.monotonic()

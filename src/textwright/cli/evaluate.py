@@ -21,13 +21,17 @@ def evaluate(
     from textwright.evaluating.perplexity import panel
     from textwright.report import panel_table
     from textwright.text.corpus import open_prepared
+    from textwright.text.sources import TABLES, SourceConfig
     from textwright.writer import load
 
     model = load(run)
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
     if data is not None:
-        source = model.config.source.model_copy(update={"path": data})  # read as the training text was
+        trained = model.config.source  # documents are told apart as they were there; encodings may differ
+        table = Path(data).suffix.lower() in TABLES
+        options = {"field": trained.field} if table else {"documents": trained.documents}
+        source = SourceConfig.parse({"path": data, **options})
         name, result = data, model.evaluate(source, stride=stride)
     else:
         prepared = open_prepared(run / "data")

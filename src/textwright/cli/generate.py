@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,9 @@ def generate(
             raise ConfigError("beams belong to --strategy beam, which cannot --stream")
         _stream(model, prompt, seed, options)
         return
+    drawn = seed is None and strategy == "sample"
+    if drawn:
+        seed = secrets.randbelow(2**31)
     texts = model.generate(prompt, seed=seed, beams=beams, length_penalty=length_penalty, **options)
     if json:
         typer.echo(jsons.dumps({"prompt": prompt, "outputs": [_record(text) for text in texts]}, ensure_ascii=False))
@@ -75,16 +79,21 @@ def generate(
         if n > 1:
             typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
         typer.echo(prompt + text.text)
-    if seed is None and texts[0].seed is not None:
-        _tell(f"seed {texts[0].seed}: add --seed {texts[0].seed} to get the same again")
+    if drawn:
+        _tell_seed(seed)
 
 
 def _stream(model: TextModel, prompt: str, seed: int | None, options: dict[str, Any]) -> None:
+    drawn = seed is None and options["strategy"] == "sample"
+    if drawn:
+        seed = secrets.randbelow(2**31)
     sys.stdout.write(prompt)
     for chunk in model.stream(prompt, seed=seed, **options):
         sys.stdout.write(chunk.text)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    if drawn:
+        _tell_seed(seed)
 
 
 def _record(text: Text) -> dict[str, Any]:
@@ -106,6 +115,10 @@ def _notices(model: TextModel, prompt: str) -> None:
     window, length = model.model.window, len(model.prompt_ids(prompt))
     if window is not None and length > window:
         _tell(f"the prompt has {length} tokens, the model sees {window}: only the last {window} are read")
+
+
+def _tell_seed(seed: int | None) -> None:
+    _tell(f"seed {seed}: add --seed {seed} to get the same again")
 
 
 def _tell(text: str) -> None:

@@ -30,7 +30,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except TextwrightError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
-            _fail("interrupted; what was saved before is whole, and the same command goes on", 130)
+            _fail("interrupted", 130)
         except BrokenPipeError:  # the reader has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
@@ -70,7 +70,7 @@ def _fail(message: str, code: int) -> None:
 
 def _encode_anything(stream: Any) -> None:
     """Print UTF-8, or at least never fail, whatever the locale."""
-    if (stream.encoding or "").lower() in ("ascii", "us-ascii", "ansi_x3.4-1968"):
-        stream.reconfigure(encoding="utf-8", errors="replace")
-    else:
+    if stream.isatty():
         stream.reconfigure(errors="replace")
+    else:  # a file or a pipe can hold every character
+        stream.reconfigure(encoding="utf-8", errors="replace")

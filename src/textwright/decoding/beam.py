@@ -158,9 +158,9 @@ class _Search:
 
 def _check_window(model: LanguageModel, requests: Sequence[Request]) -> None:
     for request in requests:
-        needed = len(request.prompt) + request.max_new_tokens - 1
-        if model.window is not None and needed > model.window:
+        fits = None if model.window is None else max(model.window - len(request.prompt) + 1, 0)
+        if fits is not None and request.max_new_tokens > fits:
             raise ConfigError(
                 f"beam search cannot go past the model's window of {model.window} tokens: the prompt has "
-                f"{len(request.prompt)}, so ask for at most {max(model.window - len(request.prompt) + 1, 0)} new tokens"
+                f"{len(request.prompt)}, so ask for at most {fits} new tokens (--max-new-tokens)"
             )

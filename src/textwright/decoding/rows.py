@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,8 +18,6 @@ from textwright.models.state import State
 
 class Sampling(Config):
     """How the next token is drawn. Every field holds for one request; a batch may mix them freely."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: float = Field(1.0, ge=0, description="0 takes the most likely token; more than 1 flattens")
     top_k: int = Field(0, ge=0, description="draw among the k most likely tokens; 0: all")

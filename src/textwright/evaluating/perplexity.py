@@ -13,8 +13,10 @@ from dataclasses import replace
 from itertools import takewhile
 
 import torch
+from pydantic import ConfigDict
 
 from textwright.config import Config
+from textwright.errors import ConfigError
 from textwright.models.base import LanguageModel, renewed
 from textwright.text.batching import IGNORE, Batch, Cursor, Streams, strided
 from textwright.text.corpus import Corpus
@@ -40,6 +42,8 @@ class Panel(Config):
             for any unknown word, the figures above flatter the model: it need not spell the word.
         context: the context policy.
     """
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a perplexity may pass the largest float
 
     tokens: int
     loss: float
@@ -108,7 +112,9 @@ def _batches(model: LanguageModel, corpus: Corpus, end: int, stride: int | None)
         streams = Streams(corpus, max(1, min(ROWS, len(corpus.tokens) // 1000)), TIME, end, None)
         epoch = takewhile(lambda item: item[1].epoch == 0, streams.batches(Cursor()))
         return (batch for batch, _ in epoch), f"carried state, {streams.rows} rows"
-    stride = min(stride or max(1, model.window // 2), model.window)
+    stride = max(1, model.window // 2) if stride is None else stride
+    if not 1 <= stride <= model.window:
+        raise ConfigError(f"expected a stride between 1 and the window of {model.window}, got {stride}")
     context = f"window {model.window}, stride {stride}"
     return strided(corpus, model.window, stride, BATCH_TOKENS, end), context
 

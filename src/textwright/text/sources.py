@@ -37,6 +37,9 @@ PLAUSIBLE = ["gb18030", "big5", "utf_16_le", "utf_16_be", "shift_jis", "euc_jp",
 BINARY = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"%PDF-")
 
 
+RUN = ".textwright.lock"  # marks the folder of a run
+
+
 class SourceConfig(Config):
     """One source of text.
 
@@ -84,7 +87,9 @@ def files(source: SourceConfig) -> list[Path]:
     if name.startswith(("builtin:", "hf:")):
         return []
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if _visible(file, path) and _supported(file)]
+        runs = [mark.parent for mark in path.rglob(RUN)]  # what we wrote ourselves is no text to learn from
+        inside = [file for file in sorted(path.rglob("*")) if _visible(file, path)]
+        found = [file for file in inside if _supported(file) and not any(file.is_relative_to(run) for run in runs)]
     elif path.exists():
         return [path]
     elif glob.has_magic(name):
@@ -122,6 +127,10 @@ def _pieces(source: SourceConfig) -> Iterator[Piece]:
 
 def _file(path: Path, source: SourceConfig) -> Iterator[Piece]:
     suffix = path.suffix.lower()
+    if suffix in TABLES and source.documents != "file":
+        raise DataError(f"{path}: every row is a document already: leave out source.documents")
+    if suffix not in TABLES and source.field is not None:
+        raise DataError(f"{path} is plain text, without fields: leave out source.field")
     if suffix == ".json":
         raise DataError(f'{path}: .json is not read; expected .jsonl, one object a line, such as {{"text": "..."}}')
     if suffix == ".parquet":
@@ -148,7 +157,11 @@ def _supported(file: Path) -> bool:
         return True
     if file.suffix.lower() == ".json":
         return False
-    return detect(next(_bytes(file), b"")) is not None
+    if detect(next(_bytes(file), b"")) is None:
+        if file.suffix.lower() == ".txt":  # others may well be binary; this one was meant to be read
+            raise DataError(f"{file} looks like a binary file; expected text: move it away, or --set source.encoding=…")
+        return False
+    return True
 
 
 def _neighbours(path: Path) -> str:
@@ -165,7 +178,10 @@ def _neighbours(path: Path) -> str:
 
 def decoded(path: Path, encoding: str | None) -> Iterator[str]:
     r"""The text of a file in chunks of about a megabyte, line ends as "\n"."""
-    used = encoding or detect(next(_bytes(path), b""))
+    sample = next(_bytes(path), b"")
+    used = encoding or detect(sample)
+    if encoding and not encoding.lower().startswith("utf") and not sample.isascii() and detect(sample) == "utf-8":
+        raise DataError(f"{path} looks like utf-8, not {encoding}: leave out source.encoding")
     if used is None:
         raise DataError(f"{path} looks like a binary file; expected text")
     decoder = _decoder(used, path)
@@ -322,7 +338,7 @@ def _only_text(row: Mapping[str, Any], origin: str) -> str:
     names = [name for name, value in row.items() if isinstance(value, str)]
     if "text" in names or len(names) == 1:
         return "text" if "text" in names else names[0]
-    raise DataError(f"{origin}: which field holds the text? Set `field` to one of {', '.join(map(str, row))}")
+    raise DataError(f"{origin}: which field holds the text? --set source.field= one of {', '.join(map(str, row))}")
 
 
 def _json_rows(path: Path, encoding: str | None) -> Rows:

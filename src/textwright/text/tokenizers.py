@@ -140,7 +140,7 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Write one JSON file, whole or not at all: equal tokenizers give equal bytes."""
-        unfinished = path.with_name(path.name + ".partial")
+        unfinished = path.with_name(f".{path.name}.tmp")
         with unfinished.open("w", encoding="utf-8") as file:
             file.write(self._library.to_str(pretty=True))
             file.flush()

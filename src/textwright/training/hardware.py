@@ -54,7 +54,7 @@ def pick_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise ConfigError(f"device {device!r} cannot be used here: choose auto or cpu") from None
+        raise ConfigError(f"device {device!r} cannot be used here: --set training.device=cpu") from None
     return place
 
 

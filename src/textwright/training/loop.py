@@ -180,7 +180,7 @@ class Trainer:
             # The wrapper averages over processes; the gradient wanted is that of the sum over all ÷ all targets.
             (loss * (self.world.size / total)).backward()
         except (RuntimeError, MemoryError) as error:
-            if not _is_memory(error):
+            if not is_memory(error):
                 raise
             raise OutOfMemory from None
         return loss.detach().double().cpu(), None if after is None else after.detach()
@@ -352,6 +352,7 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         self.progress = saves.load(path, self.tensors)
+        self._set(parts=max(self.progress.parts, self.config.accumulation))
         self.tensors.carried = self.world.own_rows(self.tensors.carried)
 
     # -- time, rate, average -------------------------------------------------------------------------------------
@@ -403,6 +404,6 @@ class Trainer:
         return average.module
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_memory(error: BaseException) -> bool:
     words = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in words

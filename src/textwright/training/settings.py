@@ -72,7 +72,7 @@ class TrainingConfig(Config):
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
     patience: int = Field(0, ge=0, description="stop after so many evaluations without improvement; 0: never")
     log_every: int = Field(10, ge=1, description="steps between records of the history")
