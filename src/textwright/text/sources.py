@@ -180,7 +180,12 @@ def decoded(path: Path, encoding: str | None) -> Iterator[str]:
     r"""The text of a file in chunks of about a megabyte, line ends as "\n"."""
     sample = next(_bytes(path), b"")
     used = encoding or detect(sample)
-    if encoding and not encoding.lower().startswith("utf") and not sample.isascii() and detect(sample) == "utf-8":
+    if (
+        encoding
+        and not encoding.lower().startswith(("utf", "ascii"))
+        and detect(sample) == "utf-8"
+        and not sample.isascii()
+    ):
         raise DataError(f"{path} looks like utf-8, not {encoding}: leave out source.encoding")
     if used is None:
         raise DataError(f"{path} looks like a binary file; expected text")
