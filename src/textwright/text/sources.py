@@ -343,7 +343,9 @@ def _only_text(row: Mapping[str, Any], origin: str) -> str:
     names = [name for name, value in row.items() if isinstance(value, str)]
     if "text" in names or len(names) == 1:
         return "text" if "text" in names else names[0]
-    raise DataError(f"{origin}: which field holds the text? --set source.field= one of {', '.join(map(str, row))}")
+    raise DataError(
+        f"{origin}: which field holds the text? Give one of them, --set source.field=NAME: {', '.join(map(str, row))}"
+    )
 
 
 def _json_rows(path: Path, encoding: str | None) -> Rows:
