@@ -63,6 +63,7 @@ def _learning(progress: Progress) -> list[Block]:
         x="step",
         y="nats a token",
         title="Loss",
+        log_y=True,
         marks=[(progress.best_step, "best")],
     )
     if not steps:
