@@ -12,7 +12,8 @@ def verdict(progress: Progress) -> str:
     looks = [record for record in progress.evaluations if record.train_loss is not None]
     if len(looks) < 2:
         return "Too short to tell: there were fewer than two evaluations after training began."
-    last, before = looks[-1], looks[-2]
+    # The rate falls towards the end, and with it every gain: the last look alone would always seem settled.
+    last, before = looks[-1], next(look for look in reversed(looks[:-1]) if look.share < 0.7 or look is looks[0])
     assert last.train_loss is not None
     best = min(looks, key=lambda record: record.valid_loss)
     gap = last.valid_loss - last.train_loss
@@ -26,7 +27,7 @@ def verdict(progress: Progress) -> str:
     gained = before.valid_loss - last.valid_loss
     if gained > SMALL * last.valid_loss:
         return (
-            f"Still learning: the last part of the budget lowered the validation loss by {gained:.3f} nats ({apart}). "
+            f"Still learning: the last third of the budget lowered the validation loss by {gained:.3f} nats ({apart}). "
             f"More time would help."
         )
     if gap > 0.1 * last.valid_loss:

@@ -1,0 +1,43 @@
+"""The verdict follows from the curves."""
+
+from __future__ import annotations
+
+import pytest
+
+from textwright.training.records import EvaluationRecord, Progress
+from textwright.verdict import verdict
+
+
+def progress(valid: list[float], train: list[float | None]) -> Progress:
+    looks = [
+        EvaluationRecord(
+            step=number,
+            epoch=0,
+            share=number / (len(valid) - 1),
+            valid_loss=loss,
+            train_loss=mean,
+            tokens=number,
+            seconds=1.0,
+            best=False,
+        )
+        for number, (loss, mean) in enumerate(zip(valid, train, strict=True))
+    ]
+    return Progress(evaluations=tuple(looks))
+
+
+@pytest.mark.parametrize(
+    ("valid", "train", "words"),
+    [
+        ([5.0, 3.0, 2.5, 2.4, 2.3], [None, 4.0, 2.6, 2.4, 2.3], "Still learning: the last third"),
+        ([5.0, 2.0, 1.95, 1.949, 1.948], [None, 2.1, 1.96, 1.95, 1.94], "Fitted: the validation loss has settled"),
+        ([5.0, 2.0, 1.95, 1.949, 1.948], [None, 2.0, 1.8, 1.6, 1.5], "Fitted, with a gap of 0.448"),
+        (
+            [5.0, 2.0, 1.9, 2.1, 2.3],
+            [None, 2.0, 1.5, 1.2, 1.0],
+            "best at step 2 (1.900 nats a token) and has risen by 0.4",
+        ),
+        ([5.0, 2.0], [None, 2.0], "Too short to tell"),
+    ],
+)
+def test_verdicts(valid: list[float], train: list[float | None], words: str) -> None:
+    assert words in verdict(progress(valid, train))
