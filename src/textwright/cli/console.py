@@ -123,11 +123,9 @@ class ConsoleAudience(Audience):
         self._say(f"To write: textwright generate {shlex.quote(str(outcome.folder))} --prompt TEXT")
 
     def _compare(self, progress: Training) -> None:
-        """What the model wrote before and after."""
-        for when, record in (
-            ("Before training", progress.evaluations[0]),
-            ("After training", progress.evaluations[-1]),
-        ):
+        """What the model wrote before training, and with the weights that are kept."""
+        first, kept = progress.evaluations[0], next(look for look in reversed(progress.evaluations) if look.best)
+        for when, record in (("Before training", first), ("After training", kept)):
             self._say(f"\n{when} (validation loss {record.valid_loss:.3f}) it wrote:", "bold")
             self._say(record.sample.strip())
         self._say("")
