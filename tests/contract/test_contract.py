@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB
+from families import FAMILIES, VOCAB, WINDOW
 from torch import Tensor
 
 from textwright.decoding import Beam, Engine, Request, Sampling, beam_search, collect, generate
@@ -90,8 +90,6 @@ def test_capacity_changes_nothing(subject: Subject, capacity: int | None) -> Non
 
 def test_gradients_through_states(subject: Subject) -> None:
     """What flows back through carried states is what flows back through the whole text."""
-    if subject.tolerance > 1e-3:
-        pytest.skip("training keeps float32 master weights")
     model = subject.model
     model(subject.tokens).logits.square().sum().backward()
     whole = [parameter.grad.clone() for parameter in model.parameters()]
@@ -257,7 +255,8 @@ def brute_force(subject: Subject, row: int, length: int, end: int | None) -> dic
 def test_continuous_batching_equals_each_request_alone(subject: Subject) -> None:
     """Staggered arrivals and departures, greedy and sampled rows mixed; texts run past a Transformer's window."""
     if subject.tolerance > 1e-3:
-        pytest.skip("bfloat16 may flip a tie between batches of different sizes")
+        greedy_up_to_rounding(subject)
+        return
     requests = [
         Request(
             tuple(subject.tokens[row, : subject.lengths[row]].tolist()),
@@ -280,6 +279,19 @@ def test_continuous_batching_equals_each_request_alone(subject: Subject) -> None
         (alone,) = collect(generate(subject.model, [request], None))
         assert result.tokens == alone.tokens
         assert result.logprob == pytest.approx(alone.logprob, abs=1e-3)
+
+
+def greedy_up_to_rounding(subject: Subject) -> None:
+    """In bfloat16 a batch of another size may flip a tie: every token must be the likeliest but for the tolerance."""
+    prompts = [tuple(subject.tokens[row, : subject.lengths[row]].tolist()) for row in range(4)]
+    requests = [Request(prompt, Sampling(temperature=0.0), max_new_tokens=WINDOW - TIME) for prompt in prompts]
+    results = collect(generate(subject.model, requests, None, max_rows=2))
+    for prompt, result in zip(prompts, results, strict=True):
+        text = torch.tensor([prompt + result.tokens[:-1]])
+        logits = subject.model(text).logits[0, len(prompt) - 1 :].float()
+        chosen = logits.gather(1, torch.tensor(result.tokens)[:, None]).squeeze(1)
+        scale = float(logits.abs().max().clamp(min=1))
+        assert float((logits.amax(-1) - chosen).max()) <= 2 * subject.tolerance * scale
 
 
 def test_a_source_is_refused_by_models_without_an_encoder(subject: Subject) -> None:
