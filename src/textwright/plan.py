@@ -10,7 +10,7 @@ from typing import Any
 from textwright.text.corpus import Facts
 from textwright.training.hardware import Hardware
 
-# What was measured to learn most in a given time, as (width, layers), small to large.
+# Sizes to choose from, as (width, layers), small to large.
 LADDER = [(64, 2), (128, 3), (128, 4), (192, 4), (256, 4), (256, 6), (384, 6), (512, 8), (640, 10), (768, 12)]
 EFFICIENCY = 0.3  # share of the matrix rate that a training step of these sizes reaches
 TOKENS_PER_PARAMETER = 2.0  # at least, seen in training, embeddings not counted
@@ -118,7 +118,7 @@ def _dropout(parameters: int, situation: Situation, seconds: float) -> float:
 def _batch(situation: Situation, wanted: int, row: int) -> int:
     """`wanted` tokens, fewer for a small text (about fifty batches an epoch), in whole rows for every process.
 
-    Small batches learn most in a short time: on two cores and 76 s, 1,024 tokens beat 2,048 and 4,096.
+    Small batches learn most in a short time: see docs/benchmarks.md, "Learning speed".
     """
     rows = max(1, min(wanted, situation.facts.tokens // 50) // row)
     return max(1, -(-rows // situation.processes)) * situation.processes * row

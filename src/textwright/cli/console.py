@@ -141,7 +141,5 @@ class ConsoleAudience(Audience):
 
 
 def _remaining(record: StepRecord) -> str:
-    if record.share <= 0:
-        return "0 %"
-    seconds = record.seconds * (1 - record.share) / record.share
-    return f"{record.share:.0%}, {seconds / 60:.1f} minutes left"
+    share = min(record.share, 1.0)
+    return f"{share:.0%}, {record.seconds * (1 - share) / share / 60:.1f} minutes left"

@@ -123,7 +123,7 @@ class Trainer:
         self._update_average(share)
         self._count(float(loss), batch.count, cursor)
         if record:
-            self._log(share, rate, float(norm), layers)
+            self._log(rate, float(norm), layers)
         return True
 
     def _count(self, loss: float, tokens: int, cursor: Cursor) -> None:
@@ -301,12 +301,12 @@ class Trainer:
         evaluations = (*before.evaluations, record)
         self._set(finished=finished, evaluations=evaluations, evaluation_loss=0.0, evaluation_tokens=0)
 
-    def _log(self, share: float, rate: float, norm: float, layers: dict[str, float]) -> None:
+    def _log(self, rate: float, norm: float, layers: dict[str, float]) -> None:
         before = self.progress
         record = StepRecord(
             step=before.step,
             epoch=before.cursor.epoch,
-            share=share,
+            share=self._share(),
             loss=before.log_loss / before.log_tokens,
             learning_rate=rate,
             gradient_norm=norm,

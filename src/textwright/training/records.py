@@ -13,7 +13,7 @@ class StepRecord(Config):
 
     step: int
     epoch: int
-    share: float  # of the budget that was spent before it
+    share: float  # of the budget that is spent after it
     loss: float  # nats a token
     learning_rate: float
     gradient_norm: float  # before clipping
