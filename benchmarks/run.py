@@ -28,7 +28,7 @@ from textwright.models import LanguageModel, LSTMConfig, TransformerConfig
 from textwright.text.batching import Batch
 from textwright.training import hardware
 from textwright.training.gradients import clip
-from textwright.training.objective import LanguageModelObjective
+from textwright.training.objective import Objective
 from textwright.training.optimizer import AdamConfig
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,7 +84,7 @@ def recurrent() -> list[dict[str, Any]]:
 
 
 def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str) -> Step:
-    objective, optimizer = LanguageModelObjective(model.train()), AdamConfig().build(model)
+    objective, optimizer = Objective(model.train()), AdamConfig().build(model)
     batch = Batch(tokens, tokens, None, None)
 
     def step() -> None:

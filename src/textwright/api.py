@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from textwright.config import override
 from textwright.errors import TrainingError
 from textwright.fit import Audience, default_folder, fit
-from textwright.writer import TextModel, load
+from textwright.opening import load, load_pairs, load_writer
+from textwright.pair_model import PairModel
+from textwright.text.pairs import PairSource
+from textwright.writer import TextModel
 
-__all__ = ["TextModel", "load", "train"]
+__all__ = ["PairModel", "TextModel", "load", "train", "train_pairs"]
+
+CELLS = ("rnn", "gru", "lstm")
 
 
 def train(
@@ -50,7 +55,7 @@ def train(
     outcome = fit(request, folder, audience or Audience())
     if not outcome.complete:
         raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
-    return load(folder)
+    return load_writer(folder)
 
 
 def asked(
@@ -77,3 +82,73 @@ def asked(
     if valid is not None:
         request["valid"] = {"path": valid}
     return override(request, assignments)
+
+
+def train_pairs(
+    task: str,
+    pairs: PairSource | Sequence[PairSource],
+    *,
+    valid: PairSource | Sequence[PairSource] = (),
+    test: PairSource | Sequence[PairSource] = (),
+    model: str = "transformer",
+    tokenizer: str = "auto",
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    audience: Audience | None = None,
+) -> PairModel:
+    """Train a model that writes with a source, and open it. The arguments are those of `train`, and:
+
+    Args:
+        task: "translate", "summarize", "answer", "chat" or "convert" (any text to any other); it decides about metrics.
+        pairs, valid, test: `PairSource(path="train.de", target="train.en")`, or a table; several are read in order.
+        model: "transformer", or "rnn", "gru", "lstm" for a recurrent encoder-decoder with attention.
+
+    Raises:
+        TextwrightError: of some kind, for everything a user can mend.
+    """
+    train_on, others = _listed(pairs), (_listed(valid), _listed(test))
+    request = asked_pairs(task, train_on, others[0], others[1], model, tokenizer, minutes, steps, epochs, seed)
+    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
+    folder = Path(out) if out else default_folder(train_on[0].path, f"{task}-{model}")
+    outcome = fit(request, folder, audience or Audience())
+    if not outcome.complete:
+        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    return load_pairs(folder)
+
+
+def asked_pairs(
+    task: str,
+    pairs: Sequence[PairSource],
+    valid: Sequence[PairSource],
+    test: Sequence[PairSource],
+    model: str,
+    tokenizer: str,
+    minutes: float | None,
+    steps: int | None,
+    epochs: float | None,
+    seed: int,
+    assignments: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A request for `fit` from the arguments of `train_pairs`."""
+    family = {"family": "seq2seq", "cell": model} if model in CELLS else {"family": "encdec"}
+    budget = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    given = {name: value for name, value in budget.items() if value is not None}
+    request: dict[str, Any] = {
+        "task": task,
+        "pairs": [source.dump() for source in pairs],
+        "tokenizer": {"kind": tokenizer},
+        "model": family,
+        "training": {"seed": seed, **({"budget": given} if given else {})},
+    }
+    for key, sources in (("valid_pairs", valid), ("test_pairs", test)):
+        if sources:
+            request[key] = [source.dump() for source in sources]
+    return override(request, assignments)
+
+
+def _listed(sources: PairSource | Sequence[PairSource]) -> list[PairSource]:
+    return [sources] if isinstance(sources, PairSource) else list(sources)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from textwright.run import merge, parse_run
 from textwright.text.corpus import Facts
 from textwright.training.hardware import Hardware
 
@@ -29,7 +32,7 @@ class Situation:
 def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
     """A whole configuration; what was asked for is put over it afterwards."""
     family = asked.get("model", {}).get("family", "transformer")
-    seconds = _seconds(asked.get("training", {}).get("budget", {}))
+    seconds = seconds_of(asked.get("training", {}).get("budget", {}))
     make = _transformer if family == "transformer" else _recurrent
     model, training = make(asked, situation, seconds)
     model |= {"family": family, "vocab": situation.facts.vocabulary}
@@ -37,10 +40,17 @@ def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},
         "precision": situation.hardware.precision,
         "device": str(situation.hardware.device),
-        "schedule": {"kind": "cosine", "warmup": _warmup(asked, situation, training["batch_tokens"])},
+        "schedule": {"kind": "cosine", "warmup": warmup(asked, situation.facts.tokens, training["batch_tokens"])},
         "evaluations": 6 if seconds < 600 else 10 if seconds < 3600 else 20,
     }
     return {"model": model, "training": training}
+
+
+def check(asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError for unknown keys and impossible values."""
+    place = Hardware(torch.device("cpu"), "float32", 1e11)
+    parse_run(merge(neutral(asked), asked))  # types first: the plan computes with what was asked for
+    parse_run(merge(defaults(asked, Situation(Facts(vocabulary=256, tokens=1_000_000), place)), asked))
 
 
 def neutral(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,14 +134,15 @@ def _batch(situation: Situation, wanted: int, row: int) -> int:
     return max(1, -(-rows // situation.processes)) * situation.processes * row
 
 
-def _warmup(asked: Mapping[str, Any], situation: Situation, batch_tokens: int) -> int:
+def warmup(asked: Mapping[str, Any], tokens: int, batch_tokens: int) -> int:
     """100 steps, or a tenth of a run that is shorter than a thousand."""
     budget = asked.get("training", {}).get("budget", {})
     steps = float(budget.get("steps") or 1000)
     if budget.get("epochs"):
-        steps = budget["epochs"] * situation.facts.tokens / batch_tokens
+        steps = budget["epochs"] * tokens / batch_tokens
     return min(100, int(steps) // 10)
 
 
-def _seconds(budget: Mapping[str, Any]) -> float:
+def seconds_of(budget: Mapping[str, Any]) -> float:
+    """The time a run will have, assumed where the budget is in steps or epochs."""
     return 60 * float(budget.get("minutes") or OPEN_ENDED / 60)

@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from textwright.evaluating.perplexity import Panel
+from textwright.job import Job, Measures
 from textwright.reporting import Code, Sample, Section, Series, heatmap, lines, page, table
 from textwright.reporting.page import Block
 from textwright.reporting.tables import Table
 from textwright.run import Manifest
-from textwright.text.corpus import Prepared
 from textwright.training.checkpoint import write_file
-from textwright.training.records import Progress
+from textwright.training.records import EvaluationRecord, Progress
 
 
 def write_report(
     folder: Path,
     manifest: Manifest,
     parameters: int,
-    data: Prepared,
+    job: Job,
     progress: Progress,
-    panels: Mapping[str, Panel],
+    measures: Measures | None,
     verdict: str,
 ) -> None:
     """Write the page, atomically."""
     family = manifest.config.model.family
     html = page(
         folder.name,
-        f"{family} · {manifest.config.source.path} · {parameters:,} parameters",
-        _facts(progress, panels, parameters),
+        f"{manifest.config.task} · {family} · {parameters:,} parameters",
+        _facts(progress, measures, parameters),
         [
             Section("Verdict", [verdict]),
             Section("Learning", _learning(progress)),
-            Section("Perplexity", [panel_table(panels)]),
+            *(measures.sections if measures else []),
             Section("Samples", _samples(progress)),
-            Section("Speed and size", [_sizes(manifest, parameters, data, progress)]),
+            Section("Speed and size", [_sizes(manifest, parameters, job, progress)]),
             Section("Configuration", [_configuration(manifest)]),
         ],
     )
     write_file(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
 
-def _facts(progress: Progress, panels: Mapping[str, Panel], parameters: int) -> list[tuple[str, object]]:
-    facts: list[tuple[str, object]] = []
-    for name, panel in panels.items():
-        facts += [(f"{name} loss, nats a token", round(panel.loss, 4)), (f"{name} bits a byte", panel.bits_per_byte)]
+def _facts(progress: Progress, measures: Measures | None, parameters: int) -> list[tuple[str, object]]:
     speed = round(progress.tokens / max(progress.seconds, 1e-9))
+    facts = measures.facts if measures else []
     return [*facts, ("parameters", parameters), ("tokens a second", speed), ("minutes", progress.seconds / 60)]
 
 
@@ -74,6 +72,8 @@ def _learning(progress: Progress) -> list[Block]:
         y="learning rate",
         title="Learning rate",
     )
+    scored = [look for look in looks if look.valid_score is not None]
+    scores = [_scores(scored)] if scored else []
     names = list(steps[-1].layers)
     norms = heatmap(
         [[record.layers.get(name, math.nan) for record in steps] for name in names],
@@ -82,7 +82,12 @@ def _learning(progress: Progress) -> list[Block]:
         x="step",
         title="Gradient norm of each layer",
     )
-    return [losses, rate, norms]
+    return [losses, *scores, rate, norms]
+
+
+def _scores(looks: Sequence[EvaluationRecord]) -> Block:
+    series = Series("validation", [look.step for look in looks], [look.valid_score or 0.0 for look in looks])
+    return lines([series], x="step", y="score", title="Score of the task, greedy decoding")
 
 
 def panel_table(panels: Mapping[str, Panel]) -> Table:
@@ -106,16 +111,13 @@ def _samples(progress: Progress) -> list[Block]:
     return [Sample(record.sample, f"after {record.step:,} steps, loss {record.valid_loss:.3f}") for record in chosen]
 
 
-def _sizes(manifest: Manifest, parameters: int, data: Prepared, progress: Progress) -> Table:
-    facts = data.train.facts
+def _sizes(manifest: Manifest, parameters: int, job: Job, progress: Progress) -> Table:
     rows = [
         ("machine", manifest.hardware),
         ("parameters", parameters),
-        ("vocabulary", f"{facts.vocabulary:,} ({data.tokenizer.kind})"),
-        ("training text, characters", facts.characters),
-        ("training text, tokens", facts.tokens),
+        *job.sizes(),
         ("tokens seen", progress.tokens),
-        ("epochs", progress.tokens / facts.tokens),
+        ("epochs", progress.tokens / job.epoch_tokens),
         ("steps", progress.step),
         ("tokens a second", round(progress.tokens / max(progress.seconds, 1e-9))),
         ("minutes", progress.seconds / 60),

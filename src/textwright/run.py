@@ -1,7 +1,7 @@
 """A run: one configuration, one folder, everything needed to repeat it, resume it and use it.
 
 RUN/config.json         what was asked for, and what it was resolved to
-RUN/tokenizer.json      opens with the `tokenizers` library, too
+RUN/tokenizer.json      opens with the `tokenizers` library, too; with a source there is a source_tokenizer.json
 RUN/generation.json     where unprompted text begins, and how it is sampled unless told otherwise
 RUN/model.safetensors   the best weights so far
 RUN/report.html         one offline page
@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import torch
 from pydantic import Field, model_validator
@@ -23,27 +23,37 @@ from pydantic import Field, model_validator
 from textwright import __version__
 from textwright.config import Config
 from textwright.decoding import Sampling
-from textwright.errors import CheckpointError, ConfigError
-from textwright.models import LanguageModel, ModelConfig, TransformerConfig
+from textwright.errors import CheckpointError, ConfigError, nearest
+from textwright.models import LanguageModel, PairModelConfig, TextModelConfig, TransformerConfig
+from textwright.text.filters import Filters
+from textwright.text.pairs import PairSource
 from textwright.text.sources import RUN, SourceConfig
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
 from textwright.training.checkpoint import load_weights, read_json, write_json
-from textwright.training.settings import TrainingConfig
+from textwright.training.settings import TextTraining, TrainingConfig
 
-FORMAT = 1
+FORMAT = 2
+Task = Literal["translate", "summarize", "answer", "chat", "convert"]
+TASKS: tuple[str, ...] = ("write", *get_args(Task))
 
 
-class RunConfig(Config):
-    """Everything a run is made of."""
+class BaseRun(Config):
+    """What every run is made of."""
 
-    source: SourceConfig
-    valid: SourceConfig | None = None
-    test: SourceConfig | None = None
     valid_fraction: float = Field(0.05, gt=0, lt=1)
     test_fraction: float = Field(0.05, ge=0, lt=1)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
-    model: ModelConfig
-    training: TrainingConfig
+
+
+class TextRun(BaseRun):
+    """A model that goes on writing a text."""
+
+    task: Literal["write"] = "write"
+    source: SourceConfig
+    valid: SourceConfig | None = None
+    test: SourceConfig | None = None
+    model: TextModelConfig
+    training: TextTraining
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -52,7 +62,60 @@ class RunConfig(Config):
             raise ValueError(f"training.context {training.context} is larger than model.window {self.model.window}")
         if training.batch_tokens < training.context:
             raise ValueError(f"training.batch_tokens {training.batch_tokens} is less than a row of {training.context}")
+        if training.r_drop or training.scheduled_sampling:
+            raise ValueError(
+                "training.r_drop and training.scheduled_sampling are for tasks with a source: leave them out"
+            )
+        if training.keep == "score":
+            raise ValueError("a text has no score besides its loss: leave out training.keep")
         return self
+
+
+class PairRun(BaseRun):
+    """A model that writes a target for a source.
+
+    Attributes:
+        pairs, valid_pairs, test_pairs: files, one after the other.
+        source_tokenizer: of the source, where it is not the target's.
+        cut: the most tokens that are read of a source: its first ones, of a dialogue its last; None: all of them.
+        bpe_dropout: share of merges left out at random in training (Provilkov et al. 2020).
+        language: of the target, as in "zh", for the tokens of BLEU; None: told from the text.
+        lowercase: metrics do not see case.
+    """
+
+    task: Task
+    pairs: tuple[PairSource, ...] = Field(min_length=1)
+    valid_pairs: tuple[PairSource, ...] = ()
+    test_pairs: tuple[PairSource, ...] = ()
+    source_tokenizer: TokenizerConfig | None = None
+    filters: Filters = Field(default_factory=Filters)
+    cut: int | None = Field(None, gt=0)
+    bpe_dropout: float = Field(0.0, ge=0, lt=1)
+    language: str | None = None
+    lowercase: bool = False
+    model: PairModelConfig
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.training.r_drop and not self.model.dropout:
+            raise ValueError("training.r_drop compares two passes with different dropout: set model.dropout")
+        return self
+
+
+RunConfig = Annotated[TextRun | PairRun, Field(discriminator="task")]
+
+
+def parse_run(data: Mapping[str, Any], origin: str = "configuration") -> TextRun | PairRun:
+    """A run from plain data; without a task it writes.
+
+    Raises:
+        ConfigError: of a `Config`, or an unknown task.
+    """
+    task = data.get("task", "write")
+    if task not in TASKS:
+        raise ConfigError(f"{origin}: there is no task {task!r}.{nearest(str(task), TASKS)}")
+    return (TextRun if task == "write" else PairRun).parse(data, origin)
 
 
 class GenerationConfig(Config):
@@ -73,13 +136,32 @@ class GenerationConfig(Config):
     max_new_tokens: int = Field(256, gt=0)
 
 
+class PairGeneration(Config):
+    """How a run with a source writes unless told otherwise.
+
+    Attributes:
+        start: token ids in front of every text.
+        end: the id that ends a text.
+        unseen: ids that no training target used; they are never written.
+        beams, length_penalty: of the beam search; one beam is greedy decoding.
+        growth: a text is cut after growth · source tokens + 10.
+    """
+
+    start: tuple[int, ...]
+    end: int
+    unseen: tuple[int, ...] = ()
+    beams: int = Field(5, gt=0)
+    length_penalty: float = Field(1.0, ge=0)
+    growth: float = Field(2.0, gt=0)
+
+
 class Manifest(Config):
     """config.json."""
 
     format: int = FORMAT
     textwright: str = __version__
     hardware: str
-    fingerprint: str = Field(description="SHA-256 of the source's bytes")
+    fingerprint: str = Field(description="SHA-256 of the training data's bytes")
     asked: dict[str, Any]
     config: RunConfig
 
@@ -99,52 +181,60 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(
             f"{path} has format {version}, this version of Textwright reads up to {FORMAT}: pip install -U textwright"
         )
+    if version < 2:  # there was one task only
+        data = {**data, "format": FORMAT, "config": {"task": "write", **data["config"]}}
     try:
         return Manifest.parse(data, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
-def write_run(folder: Path, manifest: Manifest, tokenizer: Tokenizer, generation: GenerationConfig) -> None:
-    """Write what describes a run; config.json last, because it is what makes a folder a run."""
-    write_json(folder / "generation.json", generation.dump())
-    tokenizer.save(folder / "tokenizer.json")
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Written last of what describes a run, because it is what makes a folder a run."""
     write_json(folder / "config.json", manifest.dump())
 
 
-def read_generation(folder: Path) -> GenerationConfig:
+def write_generation(folder: Path, generation: Config) -> None:
+    """How the run writes: a `GenerationConfig` or a `PairGeneration`."""
+    write_json(folder / "generation.json", generation.dump())
+
+
+G = TypeVar("G", bound=Config)
+
+
+def read_generation(folder: Path, kind: type[G]) -> G:
+    """generation.json of a run."""
     path = folder / "generation.json"
     try:
-        return GenerationConfig.parse(read_json(path), str(path))
+        return kind.parse(read_json(path), str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
-def build_model(config: RunConfig, device: torch.device) -> LanguageModel:
+def build_model(config: TextRun | PairRun, device: torch.device) -> LanguageModel:
     """The model with fresh weights, a function of the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         return config.model.build().to(device)
 
 
-def load_model(folder: Path, config: RunConfig, device: torch.device) -> LanguageModel:
+def load_model(folder: Path, config: TextRun | PairRun, device: torch.device) -> LanguageModel:
     """The best model of a run, in evaluation mode."""
     model = build_model(config, device)
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 
 
-def load_tokenizer(folder: Path, config: RunConfig) -> Tokenizer:
-    """The tokenizer of a run.
+def load_tokenizer(folder: Path, vocabulary: int, name: str = "tokenizer") -> Tokenizer:
+    """A tokenizer of a run.
 
     Raises:
         CheckpointError: when it does not fit the model.
     """
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    if tokenizer.size != config.model.vocab:
+    tokenizer = Tokenizer.load(folder / f"{name}.json")
+    if tokenizer.size != vocabulary:
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} has {tokenizer.size} ids, the model has {config.model.vocab}: "
-            "they belong to different runs"
+            f"{folder / name}.json has {tokenizer.size} ids, the model has {vocabulary}: they belong to different runs"
         )
     return tokenizer
 

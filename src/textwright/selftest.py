@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from textwright.decoding import Beam, Request, Sampling, beam_search, collect, generate
-from textwright.models.base import BaseConfig, LanguageModel, Source
+from textwright.models.base import BaseConfig, Hidden, LanguageModel, Source
 from textwright.models.state import State
 from textwright.training.forensics import finite
 from textwright.writer import TextModel
@@ -181,7 +181,7 @@ class Narrow(LanguageModel):
 
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
-    ) -> tuple[Tensor, State | None]:
+    ) -> tuple[Hidden, State | None]:
         return self.model.hidden(self.tokens[tokens], lengths, state, source)
 
 

@@ -14,11 +14,10 @@ from textwright.decoding import Beam, Event, Request, Result, Sampling, StopStri
 from textwright.errors import ConfigError, nearest
 from textwright.evaluating.perplexity import Panel, panel
 from textwright.models import LanguageModel
-from textwright.run import GenerationConfig, RunConfig, load_model, load_tokenizer, read_generation, read_manifest
+from textwright.run import GenerationConfig, TextRun
 from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
-from textwright.training.hardware import pick_device
 
 STRATEGIES = ("sample", "greedy", "beam")
 
@@ -61,7 +60,7 @@ class TextModel:
     """
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, config: RunConfig
+        self, model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, config: TextRun
     ) -> None:
         self.model, self.tokenizer, self.generation, self.config = model, tokenizer, generation, config
 
@@ -251,19 +250,6 @@ class TextStream:
         longest = max((len(string) - 1 for string in self._stop), default=0)
         lengths = range(min(longest, len(text)), 0, -1)
         return next((n for n in lengths if any(string.startswith(text[-n:]) for string in self._stop)), 0)
-
-
-def load(path: str | Path, device: str = "auto") -> TextModel:
-    """Open a run that `textwright train` wrote, at its best weights.
-
-    Raises:
-        CheckpointError: the folder is missing, damaged, hostile or from a newer version.
-    """
-    folder = Path(path)
-    config = read_manifest(folder).config
-    tokenizer = load_tokenizer(folder, config)
-    model = load_model(folder, config, pick_device(device))
-    return TextModel(model, tokenizer, read_generation(folder), config)
 
 
 def generation_config(tokenizer: Tokenizer, corpus: Corpus) -> GenerationConfig:

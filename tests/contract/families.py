@@ -1,9 +1,30 @@
 """Every model configuration that the contract is run on, small enough to enumerate its texts."""
 
-from textwright.models import GRUConfig, LSTMConfig, RNNConfig, TransformerConfig
+from typing import Any
+
+from textwright.models import EncoderDecoderConfig, GRUConfig, LSTMConfig, RNNConfig, Seq2SeqConfig, TransformerConfig
+from textwright.models.alignment import (
+    AdditiveAlignment,
+    DotAlignment,
+    GeneralAlignment,
+    MultiHeadAlignment,
+    NoAlignment,
+)
 
 VOCAB = 7
 WINDOW = 16
+
+
+def seq2seq(**changes: Any) -> Seq2SeqConfig:
+    return Seq2SeqConfig(**{"vocab": VOCAB, "width": 12, "layers": 1, **changes})
+
+
+def encdec(**changes: Any) -> EncoderDecoderConfig:
+    shape = {"width": 16, "layers": 2, "heads": 2, "window": WINDOW, "source_window": WINDOW}
+    return EncoderDecoderConfig(**{"vocab": VOCAB, **shape, **changes})
+
+
+SEPARATE = {"source_vocab": 9, "shared": False}
 
 FAMILIES = {
     "rnn": RNNConfig(vocab=VOCAB, width=16, layers=2),
@@ -30,4 +51,22 @@ FAMILIES = {
     "original": TransformerConfig(
         vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW, positions="sinusoidal", norm_place="post", bias=True
     ),
+    "relative": TransformerConfig(
+        vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW, positions="relative", feed_forward="relu"
+    ),
+    "seq2seq-additive": seq2seq(layers=2),
+    "seq2seq-lstm-general": seq2seq(cell="lstm", layers=2, attention=GeneralAlignment(), **SEPARATE),
+    "seq2seq-rnn-dot": seq2seq(cell="rnn", encoder_width=6, attention=DotAlignment(), bridge="pass"),
+    "seq2seq-multihead-at-once": seq2seq(attention=MultiHeadAlignment(heads=3), input_feeding=False),
+    "seq2seq-no-attention": seq2seq(
+        bidirectional=False, bridge="pass", attention=NoAlignment(), input_feeding=False, tied=False, **SEPARATE
+    ),
+    "seq2seq-coverage": seq2seq(attention=AdditiveAlignment(coverage=1.0), input_feeding=False, bridge="none"),
+    "seq2seq-pointer": seq2seq(cell="lstm", attention=AdditiveAlignment(coverage=1.0), copying=True),
+    "seq2seq-pointer-at-once": seq2seq(attention=GeneralAlignment(), input_feeding=False, copying=True),
+    "encdec": encdec(),
+    "encdec-original": encdec(norm_place="post", positions="sinusoidal", feed_forward="relu", bias=True),
+    "encdec-learned": encdec(positions="learned", encoder_layers=1, tied=False, **SEPARATE),
+    "encdec-t5-like": encdec(positions="relative", norm="rmsnorm", feed_forward="swiglu", scaled=False, kv_heads=1),
+    "encdec-pointer": encdec(copying=True, shared=False),
 }

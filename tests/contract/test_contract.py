@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from textwright.decoding import Beam, Engine, Request, Sampling, beam_search, collect, generate
 from textwright.errors import StateSpentError
-from textwright.models import LanguageModel, State, transformer
+from textwright.models import EncoderDecoder, LanguageModel, State, blocks, transformer
 from textwright.models.base import Source
 
 TIME = 9
@@ -29,22 +30,45 @@ class Subject:
     tokens: Tensor  # (4, TIME)
     lengths: Tensor  # (4,), ragged
     nxt: Tensor  # (4, 1), one more token for each row
+    source: Source | None  # of the 4 rows, ragged, for models that read one
     tolerance: float
 
     def close(self, got: Tensor, want: Tensor) -> None:
         scale = float(want.detach().float().abs().max().clamp(min=1))
         torch.testing.assert_close(got.float(), want.float(), rtol=0, atol=self.tolerance * scale)
 
+    def sources(self, rows: list[int] | None = None) -> Source | None:
+        """The sources of some rows, as one ragged batch, padded with what is there."""
+        if self.source is None:
+            return None
+        rows = list(range(4)) if rows is None else rows
+        lengths = self.source.lengths[rows]
+        return Source(self.source.values[rows, : int(lengths.max())], lengths)
+
+    def begin(self, rows: list[int] | None = None, capacity: int | None = None) -> State:
+        """A fresh state for some rows."""
+        return self.model.begin(4 if rows is None else len(rows), self.sources(rows), capacity=capacity)
+
+    def whole(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits of all four rows, without a state."""
+        return self.model(tokens, lengths, source=self.source).logits
+
     def alone(self, row: int, *more: Tensor) -> Tensor:
         """Logits (time, vocab) of one row by itself: its real tokens, then `more`."""
         text = torch.cat([self.tokens[row, : self.lengths[row]], *more])
-        return self.model(text[None]).logits[0]
+        return self.model(text[None], source=self.sources([row])).logits[0]
+
+    def request(self, row: int, *options: Any, **more: Any) -> Request:
+        """The row's real tokens as a prompt."""
+        source = self.sources([row])
+        ids = None if source is None else tuple(source.values[0].tolist())
+        return Request(tuple(self.tokens[row, : self.lengths[row]].tolist()), *options, source=ids, **more)
 
     def after(self, rows: list[int] | None = None) -> State:
         """The state of some rows after their real tokens, read as one ragged batch."""
         rows = list(range(4)) if rows is None else rows
         lengths = self.lengths[rows]
-        return self.model(self.tokens[rows, : int(lengths.max())], lengths, self.model.begin(len(rows))).after
+        return self.model(self.tokens[rows, : int(lengths.max())], lengths, self.begin(rows)).after
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -54,7 +78,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 @pytest.fixture(params=FAMILIES)
 def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Subject:
-    monkeypatch.setattr(transformer, "GROWTH", 2)  # a cache that grows in large chunks hides a wrong concat
+    monkeypatch.setattr(blocks, "GROWTH", 2)  # a cache that grows in large chunks hides a wrong concat
     torch.manual_seed(3)
     model = FAMILIES[request.param].build().eval()
     with torch.no_grad():
@@ -63,7 +87,10 @@ def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pyt
                 parameter.copy_(torch.randn_like(parameter) * 0.4)
     lengths = torch.tensor([TIME, 3, 6, 1])
     tokens, nxt = torch.randint(0, VOCAB, (4, TIME)), torch.randint(0, VOCAB, (4, 1))
-    return Subject(model.to(dtype), tokens, lengths, nxt, TOLERANCE[dtype])
+    source = None
+    if isinstance(model, EncoderDecoder):
+        source = Source(torch.randint(0, model.source_vocab, (4, 6)), torch.tensor([4, 6, 1, 3]))
+    return Subject(model.to(dtype), tokens, lengths, nxt, source, TOLERANCE[dtype])
 
 
 # 1. one token at a time == in chunks == all at once ------------------------------------------------------------------
@@ -72,29 +99,29 @@ def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pyt
 @pytest.mark.parametrize("size", [1, 2, 4, TIME])
 @torch.no_grad()
 def test_chunks(subject: Subject, size: int) -> None:
-    state, parts = subject.model.begin(4), []
+    state, parts = subject.begin(), []
     for start in range(0, TIME, size):
         output = subject.model(subject.tokens[:, start : start + size], state=state)
         state, parts = output.after, [*parts, output.logits]
-    subject.close(torch.cat(parts, 1), subject.model(subject.tokens).logits)
+    subject.close(torch.cat(parts, 1), subject.whole(subject.tokens))
 
 
 @pytest.mark.parametrize("capacity", [None, TIME + 3])
 @torch.no_grad()
 def test_capacity_changes_nothing(subject: Subject, capacity: int | None) -> None:
-    output = subject.model(subject.tokens, state=subject.model.begin(4, capacity=capacity))
+    output = subject.model(subject.tokens, state=subject.begin(capacity=capacity))
     output = subject.model(subject.nxt, state=output.after)
     whole = torch.cat([subject.tokens, subject.nxt], 1)
-    subject.close(output.logits[:, 0], subject.model(whole).logits[:, -1])
+    subject.close(output.logits[:, 0], subject.whole(whole)[:, -1])
 
 
 def test_gradients_through_states(subject: Subject) -> None:
     """What flows back through carried states is what flows back through the whole text."""
     model = subject.model
-    model(subject.tokens).logits.square().sum().backward()
+    subject.whole(subject.tokens).square().sum().backward()
     whole = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    first = model(subject.tokens[:, :4], state=model.begin(4))
+    first = model(subject.tokens[:, :4], state=subject.begin())
     second = model(subject.tokens[:, 4:], state=first.after)
     torch.cat([first.logits, second.logits], 1).square().sum().backward()
     for parameter, want in zip(model.parameters(), whole, strict=True):
@@ -109,7 +136,7 @@ def test_gradients_through_states(subject: Subject) -> None:
 def test_padding_never_shows(subject: Subject, garbage: str) -> None:
     padding = torch.zeros(4, TIME, dtype=torch.long) if garbage == "zeros" else torch.randint(0, VOCAB, (4, TIME))
     batch = torch.where(torch.arange(TIME) < subject.lengths[:, None], subject.tokens, padding)
-    output = subject.model(batch, subject.lengths, subject.model.begin(4))
+    output = subject.model(batch, subject.lengths, subject.begin())
     after = subject.model(subject.nxt, state=output.after).logits
     for row, length in enumerate(subject.lengths.tolist()):
         subject.close(output.logits[row, :length], subject.alone(row))
@@ -118,7 +145,7 @@ def test_padding_never_shows(subject: Subject, garbage: str) -> None:
 
 @torch.no_grad()
 def test_training_ignores_padding(subject: Subject) -> None:
-    logits = subject.model(subject.tokens, subject.lengths).logits
+    logits = subject.whole(subject.tokens, subject.lengths)
     for row, length in enumerate(subject.lengths.tolist()):
         subject.close(logits[row, :length], subject.alone(row))
 
@@ -143,7 +170,7 @@ def test_an_empty_call_moves_nothing(subject: Subject) -> None:
 
 @torch.no_grad()
 def test_last_only(subject: Subject) -> None:
-    logits = subject.model(subject.tokens, subject.lengths, subject.model.begin(4), last_only=True).logits
+    logits = subject.model(subject.tokens, subject.lengths, subject.begin(), last_only=True).logits
     assert logits.shape == (4, 1, VOCAB)
     for row in range(4):
         subject.close(logits[row, 0], subject.alone(row)[-1])
@@ -227,8 +254,7 @@ def test_truncate_equals_replay(subject: Subject) -> None:
 @torch.no_grad()
 def test_exhaustive_beam_equals_brute_force(subject: Subject, end: int | None) -> None:
     length, rows = 3, (1, 2)
-    prompts = [tuple(subject.tokens[row, : subject.lengths[row]].tolist()) for row in rows]
-    requests = [Request(prompt, max_new_tokens=length) for prompt in prompts]
+    requests = [subject.request(row, max_new_tokens=length) for row in rows]
     found = beam_search(subject.model, requests, end, Beam(beams=VOCAB**length, length_penalty=0.0))
     for place, row in enumerate(rows):
         want = brute_force(subject, row, length, end)
@@ -258,13 +284,13 @@ def test_continuous_batching_equals_each_request_alone(subject: Subject) -> None
         greedy_up_to_rounding(subject)
         return
     requests = [
-        Request(
-            tuple(subject.tokens[row, : subject.lengths[row]].tolist()),
+        subject.request(
+            row,
             Sampling(temperature=0.0 if row % 2 else 1.0, top_k=5),
             seed=row,
             max_new_tokens=budget,
         )
-        for row, budget in enumerate((5, 30, 3, 17))
+        for row, budget in enumerate((5, 30, 3, 17) if subject.source is None else (5, 7, 3, 9))
     ]
     engine, events = Engine(subject.model, None), []
     engine.admit(requests[:2])
@@ -283,20 +309,84 @@ def test_continuous_batching_equals_each_request_alone(subject: Subject) -> None
 
 def greedy_up_to_rounding(subject: Subject) -> None:
     """In bfloat16 a batch of another size may flip a tie: every token must be the likeliest but for the tolerance."""
-    prompts = [tuple(subject.tokens[row, : subject.lengths[row]].tolist()) for row in range(4)]
-    requests = [Request(prompt, Sampling(temperature=0.0), max_new_tokens=WINDOW - TIME) for prompt in prompts]
+    requests = [subject.request(row, Sampling(temperature=0.0), max_new_tokens=WINDOW - TIME) for row in range(4)]
     results = collect(generate(subject.model, requests, None, max_rows=2))
-    for prompt, result in zip(prompts, results, strict=True):
-        text = torch.tensor([prompt + result.tokens[:-1]])
-        logits = subject.model(text).logits[0, len(prompt) - 1 :].float()
+    for row, result in enumerate(results):
+        written = torch.tensor(result.tokens[:-1], dtype=torch.long)
+        logits = subject.alone(row, written)[int(subject.lengths[row]) - 1 :].float()
         chosen = logits.gather(1, torch.tensor(result.tokens)[:, None]).squeeze(1)
         scale = float(logits.abs().max().clamp(min=1))
         assert float((logits.amax(-1) - chosen).max()) <= 2 * subject.tolerance * scale
 
 
 def test_a_source_is_refused_by_models_without_an_encoder(subject: Subject) -> None:
+    if subject.source is not None:
+        pytest.skip("this model reads a source")
     source = Source(torch.zeros(2, 3, dtype=torch.long), torch.tensor([3, 2]))
     with pytest.raises(ValueError, match="reads no source"):
         subject.model.begin(2, source)
     with pytest.raises(ValueError, match="reads no source"):
         subject.model(subject.tokens, source=source)
+
+
+# Models with a source -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(subject: Subject) -> Subject:
+    if subject.source is None:
+        pytest.skip("this model reads no source")
+    return subject
+
+
+def test_a_source_is_needed(reader: Subject) -> None:
+    with pytest.raises(ValueError, match="give one, source=Source"):
+        reader.model.begin(2)
+    with pytest.raises(ValueError, match="give one, source=Source"):
+        reader.model(reader.tokens)
+    with pytest.raises(ValueError, match="one or the other"):
+        reader.model(reader.tokens, state=reader.begin(), source=reader.source)
+    with pytest.raises(ValueError, match="at least one token"):
+        reader.model.begin(1, Source(torch.zeros(1, 2, dtype=torch.long), torch.tensor([0])))
+
+
+@torch.no_grad()
+def test_what_stands_after_a_source_never_shows(reader: Subject) -> None:
+    values, lengths = reader.source
+    other = torch.where(torch.arange(values.shape[1]) < lengths[:, None], values, (values + 1) % VOCAB)
+    for source in (Source(other, lengths), Source(torch.nn.functional.pad(values, (0, 3)), lengths)):
+        reader.close(reader.model(reader.tokens, source=source).logits, reader.whole(reader.tokens))
+
+
+@torch.no_grad()
+def test_every_token_of_a_source_shows(reader: Subject) -> None:
+    """A memory that lost part of the source would pass every comparison with itself."""
+    values, lengths = reader.source
+    base = reader.whole(reader.tokens).float()
+    for place in range(4):
+        changed = values.clone()
+        changed[0, place] = (values[0, place] + 1) % VOCAB
+        moved = (reader.model(reader.tokens, source=Source(changed, lengths)).logits.float() - base).abs().amax((1, 2))
+        assert moved[0] > 1e-4
+        assert moved[1:].max() == 0
+
+
+@torch.no_grad()
+def test_attention_sums_to_one_over_the_source(reader: Subject) -> None:
+    looked = reader.model.attention(reader.tokens, reader.lengths, reader.source)
+    if looked is None:
+        assert reader.model.config.attention.kind == "none"
+        return
+    assert looked.shape == (4, TIME, reader.source.values.shape[1])
+    torch.testing.assert_close(looked.float().sum(-1), torch.ones(4, TIME), rtol=0, atol=2e-2)
+    outside = torch.arange(looked.shape[2]) >= reader.source.lengths[:, None]
+    assert looked.masked_select(outside[:, None]).abs().max() == 0
+
+
+@torch.no_grad()
+def test_copied_probability_is_a_probability(reader: Subject) -> None:
+    if not getattr(reader.model.config, "copying"):  # noqa: B009
+        pytest.skip("this model does not copy")
+    torch.testing.assert_close(
+        reader.whole(reader.tokens).float().exp().sum(-1), torch.ones(4, TIME), rtol=0, atol=1e-3
+    )

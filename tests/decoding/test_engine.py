@@ -12,6 +12,7 @@ from textwright.decoding import Beam, Engine, Request, Sampling, StopStrings, be
 from textwright.decoding.stops import StopTables
 from textwright.errors import ConfigError, TextwrightError
 from textwright.models import GRUConfig, LanguageModel, TransformerConfig
+from textwright.models.base import Hidden
 
 GREEDY = Sampling(temperature=0.0)
 PIECES = [b"", b"a", b"b", b"ab", b"c", "é".encode()[:1], "é".encode()[1:]]
@@ -30,9 +31,9 @@ class Cycle(LanguageModel):
     def begin(self, rows: int, source: Any = None, *, capacity: int | None = None) -> Any:
         return self.inner.begin(rows)
 
-    def hidden(self, tokens: Tensor, lengths: Tensor | None, state: Any, source: Any) -> tuple[Tensor, Any]:
+    def hidden(self, tokens: Tensor, lengths: Tensor | None, state: Any, source: Any) -> tuple[Hidden, Any]:
         _, after = self.inner.hidden(tokens, lengths, state, None)
-        return torch.nn.functional.one_hot(tokens, 7).float(), after
+        return Hidden(torch.nn.functional.one_hot(tokens, 7).float()), after
 
 
 def write(end: int | None = None, **options: Any) -> Any:

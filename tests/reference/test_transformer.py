@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textwright.models import TransformerConfig
-from textwright.models.layers import Dropout, short_causal_attention
+from textwright.models.attention import attend, hidden_after, weights
+from textwright.models.layers import Dropout, RelativePosition
 
 VOCAB, ROWS, TIME = 11, 2, 7
 
@@ -25,6 +26,7 @@ VARIANTS = {
     "grouped": config(kv_heads=2),
     "learned": config(positions="learned", bias=True),
     "sinusoidal": config(positions="sinusoidal"),
+    "relative": config(positions="relative", feed_forward="relu"),
     "post-norm": config(norm_place="post", bias=True),
     "llama": config(norm="rmsnorm", feed_forward="swiglu", inner=24, kv_heads=1, tied=False),
 }
@@ -50,12 +52,13 @@ def naive(model: torch.nn.Module, tokens: Tensor) -> Tensor:
         x = x + model.position.table.weight[: len(tokens)]
     if c.positions == "sinusoidal":
         x = x + torch.tensor([[wave(t, i, c.width) for i in range(c.width)] for t in range(len(tokens))]).double()
+    far = model.position.table.weight if c.positions == "relative" else torch.zeros(32, c.heads)
     for block in model.blocks:
         if c.norm_place == "pre":
-            x = x + attention(block.attention, norm(block.norm1, x), c)
+            x = x + attention(block.attention, norm(block.norm1, x), c, far)
             x = x + feed_forward(block.feed_forward, norm(block.norm2, x), c)
         else:
-            x = norm(block.norm1, x + attention(block.attention, x, c))
+            x = norm(block.norm1, x + attention(block.attention, x, c, far))
             x = norm(block.norm2, x + feed_forward(block.feed_forward, x, c))
     if c.norm_place == "pre":
         x = norm(model.norm, x)
@@ -76,7 +79,10 @@ def norm(module: torch.nn.Module, x: Tensor) -> Tensor:
     return y if module.bias is None else y + module.bias
 
 
-def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig) -> Tensor:
+def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig, far: Tensor) -> Tensor:
+    def bias(distance: int, head: int) -> Tensor:  # shorter than 16: every distance has a bucket of its own
+        return far[distance, head]
+
     width, groups = c.width // c.heads, c.kv_heads or c.heads
     projected = linear(module.qkv, x)
     heads = []
@@ -89,7 +95,7 @@ def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig) -> Tenso
             q, k = turn(q), turn(k)
         out = []
         for t in range(len(x)):
-            scores = torch.stack([q[t] @ k[s] / math.sqrt(width) for s in range(t + 1)]).softmax(0)
+            scores = torch.stack([q[t] @ k[s] / math.sqrt(width) + bias(t - s, head) for s in range(t + 1)]).softmax(0)
             out.append(sum(scores[s] * v[s] for s in range(t + 1)))
         heads.append(torch.stack(out))
     return linear(module.out, torch.cat(heads, -1))
@@ -105,6 +111,8 @@ def turn(x: Tensor) -> Tensor:
 
 
 def feed_forward(module: torch.nn.Module, x: Tensor, c: TransformerConfig) -> Tensor:
+    if c.feed_forward == "relu":
+        return linear(module.down, linear(module.up, x).clamp(min=0))
     if c.feed_forward == "gelu":
         y = linear(module.up, x)
         return linear(module.down, y * 0.5 * (1 + torch.erf(y / math.sqrt(2))))
@@ -117,14 +125,39 @@ def linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
     return y if module.bias is None else y + module.bias
 
 
-def test_short_attention_is_scaled_dot_product_attention() -> None:
+@pytest.mark.parametrize("kv_heads", [3, 1])
+@pytest.mark.parametrize("masked", ["causal", "padded", "both", "nothing"])
+def test_attention_is_scaled_dot_product_attention(masked: str, kv_heads: int) -> None:
+    """Forward and backward, with a causal mask, with padded keys, with both."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, 9, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    got = short_causal_attention(q, k, v, Dropout(0.0))
-    want = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    q = torch.randn(2, 9, 3, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 9, kv_heads, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    padding = hidden_after(torch.tensor([9, 4]), 9).double() if masked in ("padded", "both") else None
+    causal = masked in ("causal", "both")
+    got = attend(q, k, v, padding, Dropout(0.0), causal=causal)
+    seen = torch.ones(9, 9, dtype=torch.bool).tril() if causal else torch.ones(9, 9, dtype=torch.bool)
+    seen = seen & (True if padding is None else padding == 0)
+    want = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)), seen, enable_gqa=True)
+    want = want.transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, want)
     for a, b in zip(*(torch.autograd.grad(y.sin().sum(), (q, k, v)) for y in (got, want)), strict=True):
         torch.testing.assert_close(a, b)
+    if padding is not None or not causal:
+        mask = None if padding is None else (padding == 0 if not causal else seen)
+        fused = attend(q, k, v, mask, Dropout(0.0))
+        torch.testing.assert_close(fused, want)
+        looked = weights(q, k, None if mask is None else torch.where(mask, 0.0, float("-inf")))
+        mean = (looked.double() @ v.transpose(1, 2).repeat_interleave(3 // kv_heads, 1)).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(mean, want, rtol=1e-5, atol=1e-6)
+
+
+def test_relative_positions_are_those_of_t5() -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
+    ahead = torch.arange(-300, 300)
+    for causal in (True, False):
+        got = RelativePosition(2, causal=causal).bucket(ahead)
+        assert torch.equal(got, theirs(ahead, bidirectional=not causal, num_buckets=32, max_distance=128))
 
 
 def test_hugging_face_gpt2_with_the_same_weights() -> None:

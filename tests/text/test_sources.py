@@ -204,6 +204,23 @@ def test_file_name_with_magic_characters(tmp_path: Path) -> None:
     assert texts(saved(tmp_path, "a[1].txt", "hello")) == ["hello"]
 
 
+# Packed files
+
+
+def test_gz_is_read_by_the_suffix_before_it(tmp_path: Path) -> None:
+    saved(tmp_path, "a.txt.gz", gzip.compress(SIMPLIFIED.encode("gb18030")))
+    saved(tmp_path, "b.JSONL.GZ", gzip.compress(b'{"text": "one"}\n') + gzip.compress(b'{"text": "two"}\n'))
+    saved(tmp_path, "c.tsv.gz", gzip.compress(b"n\ttext\n1\tthree\n"))
+    saved(tmp_path, "d.json.gz", gzip.compress(b"[]"))
+    saved(tmp_path, "e.tar.gz", gzip.compress(b"name\0\0\0and what is in it"))
+    assert texts(tmp_path) == [SIMPLIFIED, "one", "two", "three"]
+    assert fingerprint(SourceConfig(path=str(saved(tmp_path, "f.txt", "one")))) == fingerprint(
+        SourceConfig(path=str(saved(tmp_path, "g.gz", gzip.compress(b"one"))))
+    )
+    with pytest.raises(DataError, match=r"a\.txt\.gz cannot be unpacked: .*; expected a whole gzip file: fetch"):
+        texts(saved(tmp_path, "a.txt.gz", gzip.compress(GERMAN.encode())[:-9]))
+
+
 # Plain text
 
 

@@ -14,8 +14,8 @@ from textwright.text.corpus import Corpus, Facts
 from textwright.training.callbacks import Listener
 from textwright.training.loop import Trainer
 from textwright.training.parallel import World
-from textwright.training.records import Progress
-from textwright.training.settings import Budget, TrainingConfig
+from textwright.training.records import Look, Progress
+from textwright.training.settings import Budget, TextTraining
 
 VOCAB = 12
 MODELS = {
@@ -72,7 +72,7 @@ def trainer(
         "evaluations": 3,
         "save_seconds": 1000.0,
     }
-    config = TrainingConfig(**{**settings, **changes})
+    config = TextTraining(**{**settings, **changes})
     torch.manual_seed(config.seed)
     model = model or MODELS[family].build()
     if model.window is None:
@@ -80,9 +80,9 @@ def trainer(
     else:
         supply = Windows(data, config.context, config.batch_tokens, 0, config.seed)
 
-    def validate(model: LanguageModel) -> float:
+    def validate(model: LanguageModel) -> Look:
         total, tokens, _ = score(model, data, 0)
-        return total / tokens
+        return Look(total / tokens)
 
     return Trainer(
         config,

@@ -14,7 +14,7 @@ from textwright.config import Config
 from textwright.errors import TrainingError
 from textwright.training import loop
 from textwright.training.optimizer import AdamConfig, ConstantSchedule, CosineSchedule, PlateauSchedule, SGDConfig
-from textwright.training.records import Progress
+from textwright.training.records import Look, Progress
 from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging
 
 
@@ -74,7 +74,7 @@ def test_out_of_memory_splits_the_batch_and_changes_nothing_else(tmp_path: Path,
     model = MODELS["lstm"].model_copy(update={"dropout": 0.0})
     torch.manual_seed(0)
     expected = trainer(tmp_path / "whole", model=model.build()).run()
-    forward = loop.LanguageModelObjective.forward
+    forward = loop.Objective.forward
 
     def scarce(self, batch, state=None):
         if len(batch.tokens) > 3:
@@ -86,8 +86,8 @@ def test_out_of_memory_splits_the_batch_and_changes_nothing_else(tmp_path: Path,
     recorder = Recorder()
     torch.manual_seed(0)
     subject = trainer(tmp_path / "scarce", model=model.build(), listener=recorder)
-    monkeypatch.setattr(loop.LanguageModelObjective, "forward", scarce)
-    subject.validate = lambda model: 1.0
+    monkeypatch.setattr(loop.Objective, "forward", scarce)
+    subject.validate = lambda model: Look(1.0)
     got = subject.run()
     assert losses(got) == pytest.approx(losses(expected), abs=1e-6)
     assert got.parts == 4
@@ -100,8 +100,8 @@ def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_do(tmp_path: Pa
         raise MemoryError
 
     subject = trainer(tmp_path)
-    subject.validate = lambda model: 1.0
-    monkeypatch.setattr(loop.LanguageModelObjective, "forward", never)
+    subject.validate = lambda model: Look(1.0)
+    monkeypatch.setattr(loop.Objective, "forward", never)
     with pytest.raises(TrainingError, match="smaller model"):
         subject.run()
 
@@ -111,8 +111,8 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path, monkeypatch) -> N
         raise RuntimeError("shapes do not fit")
 
     subject = trainer(tmp_path)
-    subject.validate = lambda model: 1.0
-    monkeypatch.setattr(loop.LanguageModelObjective, "forward", broken)
+    subject.validate = lambda model: Look(1.0)
+    monkeypatch.setattr(loop.Objective, "forward", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         subject.run()
 
@@ -179,7 +179,7 @@ def test_a_learning_rate_that_explodes_is_caught(tmp_path: Path) -> None:
 
 def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
     subject = trainer(tmp_path, evaluations=12, patience=3)
-    subject.validate = lambda model: 2.0
+    subject.validate = lambda model: Look(2.0)
     progress = subject.run()
     assert progress.finished == "no improvement in 3 evaluations"
     assert progress.step == 3
@@ -188,7 +188,7 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
 def test_plateau_lowers_the_rate(tmp_path: Path) -> None:
     schedule = PlateauSchedule(warmup=0, patience=0)
     subject = trainer(tmp_path, evaluations=4, schedule=schedule, optimizer=AdamConfig(learning_rate=0.01))
-    subject.validate = lambda model: 2.0
+    subject.validate = lambda model: Look(2.0)
     rates = [record.learning_rate for record in subject.run().steps]
     assert rates[:3] == [0.01] * 3
     assert rates[-1] == pytest.approx(0.01 / 8)

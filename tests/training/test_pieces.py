@@ -17,7 +17,7 @@ from textwright.text.batching import Batch, Cursor, Windows
 from textwright.training import checkpoint, hardware, objective
 from textwright.training.forensics import blame
 from textwright.training.gradients import layer
-from textwright.training.objective import LanguageModelObjective
+from textwright.training.objective import Objective
 from textwright.training.optimizer import (
     AdamConfig,
     ConstantSchedule,
@@ -40,7 +40,7 @@ def batch() -> Batch:
 def test_loss_by_hand(smoothing: float) -> None:
     torch.manual_seed(0)
     model, part = MODELS["lstm"].build().eval(), batch()
-    subject = LanguageModelObjective(model, smoothing).train()
+    subject = Objective(model, smoothing).train()
     model.eval()
     loss = subject(part)[0].detach()
     logprobs = model(part.tokens, part.lengths).logits.log_softmax(-1).detach()
@@ -54,7 +54,7 @@ def test_loss_by_hand(smoothing: float) -> None:
 
 def test_smoothing_is_for_training_alone() -> None:
     model = MODELS["gru"].build().eval()
-    plain, smooth = LanguageModelObjective(model).eval(), LanguageModelObjective(model, 0.3).eval()
+    plain, smooth = Objective(model).eval(), Objective(model, 0.3).eval()
     with torch.no_grad():
         assert float(plain(batch())[0]) == float(smooth(batch())[0])
 
@@ -62,7 +62,7 @@ def test_smoothing_is_for_training_alone() -> None:
 def test_chunked_loss_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, part = MODELS["transformer"].model_copy(update={"dropout": 0.0}).build(), batch()
-    subject = LanguageModelObjective(model)
+    subject = Objective(model)
     results = []
     for limit in (2**26, 12 * 7):
         monkeypatch.setattr(objective, "CHUNK", limit)

@@ -15,10 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from textwright.fit import Audience, Outcome
+from textwright.job import Job
 from textwright.models import LanguageModel
-from textwright.report import panel_table
 from textwright.run import Manifest
-from textwright.text.corpus import Prepared
 from textwright.training.loop import SPENT
 from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
@@ -61,15 +60,12 @@ class ConsoleAudience(Audience):
             self.told_of.add(what)
             self._say(f"{what} …", "dim")
 
-    def planned(self, manifest: Manifest, model: LanguageModel, data: Prepared) -> None:
-        config, facts = manifest.config, data.train.facts
+    def planned(self, manifest: Manifest, model: LanguageModel, job: Job) -> None:
+        config = manifest.config
         training = config.training
         shape = ", ".join(f"{name} {value}" for name, value in config.model if name in SHAPE)
         self._say(f"{config.model.family}: {model.count_parameters():,} parameters ({shape})")
-        self._say(
-            f"text: {facts.characters:,} characters, {facts.tokens:,} tokens of {facts.vocabulary:,} "
-            f"({data.tokenizer.kind}), {facts.documents:,} documents; validation {data.valid.facts.tokens:,} tokens"
-        )
+        self._say(job.describe())
         optimizer = training.optimizer
         self._say(
             f"training: {training.budget}, batches of {training.batch_tokens:,} tokens, {optimizer.kind} "
@@ -101,9 +97,11 @@ class ConsoleAudience(Audience):
 
     def evaluated(self, progress: Training, record: EvaluationRecord) -> None:
         train = "" if record.train_loss is None else f"train {record.train_loss:.4f}  "
+        score = "" if record.valid_score is None else f"  score {record.valid_score:.2f}"
         best = "  best so far" if record.best else f"  (best {progress.best_loss:.4f} at step {progress.best_step:,})"
         self._say(
-            f"[step {record.step:,}, {record.seconds:,.0f} s]  {train}valid {record.valid_loss:.4f}{best}", "bold"
+            f"[step {record.step:,}, {record.seconds:,.0f} s]  {train}valid {record.valid_loss:.4f}{score}{best}",
+            "bold",
         )
         self._say("  " + record.sample[:SHOWN].strip().replace("\n", "\n  "), "dim")
 
@@ -117,7 +115,8 @@ class ConsoleAudience(Audience):
     def measured(self, outcome: Outcome) -> None:
         self._stop()
         self._compare(outcome.progress)
-        self._say(panel_table(outcome.panels).text())
+        if outcome.measures:
+            self._say(outcome.measures.table.text())
         self._say(outcome.verdict, "bold")
         self._say(f"Report: {outcome.folder / 'report.html'}")
         self._say(f"To write: textwright generate {shlex.quote(str(outcome.folder))} --prompt TEXT")

@@ -1,36 +1,71 @@
-"""`textwright evaluate`: perplexities of a run on a text."""
+"""`textwright evaluate`: perplexities of a run on a text, or the metrics of its task on pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from textwright.pair_model import PairModel
+    from textwright.text.pairs import Pair
+    from textwright.writer import TextModel
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `textwright train` wrote.")],
     data: Annotated[
-        str | None, typer.Option(help="A text; by default the run's own test (or validation) text.")
+        str | None, typer.Option(help="A text, or a table of pairs; by default the run's own test data.")
     ] = None,
+    pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
+    fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens a window moves by; by default half of it.")] = None,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
+    length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
+    language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
+    lowercase: Annotated[bool, typer.Option("--lowercase", help="Compare translations without case.")] = False,
+    outputs: Annotated[Path | None, typer.Option(help="Write the texts into this file, line by line.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
-    """Measure a run: perplexity by token and word, bits by byte and character, in float32 and constant memory."""
+    """Measure a run: perplexities in float32 and constant memory, or scores with their signatures and intervals."""
+    from textwright.errors import ConfigError
+    from textwright.opening import load
+    from textwright.writer import TextModel
+
+    model = load(run)
+    if isinstance(model, TextModel):
+        options: dict[str, Any] = {
+            "--pairs": pairs,
+            "--fields": fields,
+            "--beams": beams,
+            "--length-penalty": length_penalty,
+        }
+        options |= {"--language": language, "--lowercase": lowercase or None, "--outputs": outputs}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
+        _text(model, run, data, stride, json)
+        return
+    if stride is not None:
+        raise ConfigError("--stride is for runs on a text: leave it out")
+    if data is not None and pairs is not None:
+        raise ConfigError("give --data or --pairs, not both")
+    chosen = _read(model, run, data, pairs, fields)
+    _pairs(model, chosen, (beams, length_penalty), (language, lowercase), outputs, json)
+
+
+def _text(model: TextModel, run: Path, data: str | None, stride: int | None, json: bool) -> None:
     from textwright.errors import ConfigError
     from textwright.evaluating.perplexity import panel
     from textwright.report import panel_table
     from textwright.text.corpus import open_prepared
-    from textwright.text.sources import TABLES, SourceConfig
-    from textwright.writer import load
+    from textwright.text.sources import TABLES, SourceConfig, suffix
 
-    model = load(run)
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
     if data is not None:
         trained = model.config.source  # documents are told apart as they were there; encodings may differ
-        table = Path(data).suffix.lower() in TABLES
-        options = {"field": trained.field} if table else {"documents": trained.documents}
+        options = {"field": trained.field} if suffix(Path(data)) in TABLES else {"documents": trained.documents}
         source = SourceConfig.parse({"path": data, **options})
         name, result = data, model.evaluate(source, stride=stride)
     else:
@@ -41,3 +76,43 @@ def evaluate(
         typer.echo(result.model_dump_json(indent=2))
     else:
         typer.echo(panel_table({name: result}).text())
+
+
+def _read(
+    model: PairModel, run: Path, data: str | None, pairs: tuple[str, str] | None, fields: tuple[str, str] | None
+) -> list[Pair]:
+    from textwright.text.bitext import raw_pairs
+    from textwright.text.pairs import PairSource, read_pairs
+
+    if data is None and pairs is None:
+        return raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid")
+    if pairs is not None:
+        asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
+    else:
+        trained = model.config.pairs[0]
+        asked = {"path": data, "fields": fields or trained.fields, "turns": trained.turns}
+    source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
+    return list(read_pairs(source.model_copy(update={"prefix": model.config.pairs[0].prefix})))
+
+
+def _pairs(
+    model: PairModel,
+    pairs: list[Pair],
+    search: tuple[int | None, float | None],
+    compared: tuple[str | None, bool],
+    outputs: Path | None,
+    json: bool,
+) -> None:
+    import json as jsons
+
+    from textwright.pair_scores import evaluate_pairs
+
+    result = evaluate_pairs(
+        model, pairs, beams=search[0], length_penalty=search[1], language=compared[0], lowercase=compared[1]
+    )
+    if outputs is not None:
+        outputs.write_text("".join(text.replace("\n", " ") + "\n" for text in result.texts), encoding="utf-8")
+    if json:
+        typer.echo(jsons.dumps(result.dump(), ensure_ascii=False, indent=2))
+    else:
+        typer.echo(result.table().text())

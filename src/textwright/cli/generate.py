@@ -43,7 +43,7 @@ def generate(
 ) -> None:
     """Write text with a trained model."""
     from textwright.errors import ConfigError
-    from textwright.writer import load
+    from textwright.opening import load_writer as load
 
     if stream and (json or n > 1):
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")

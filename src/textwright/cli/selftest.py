@@ -14,8 +14,8 @@ def selftest(
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Check on this model that cached == uncached == brute force, batched == single, stream == text."""
+    from textwright.opening import load_writer as load
     from textwright.selftest import selftest as run_checks
-    from textwright.writer import load
 
     checks = run_checks(load(run))
     if json:

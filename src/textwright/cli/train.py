@@ -1,21 +1,36 @@
-"""`textwright train`: a model from a text."""
+"""`textwright train`: a model from a text, or from pairs of a source and a target."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-SOURCE = "A file, a folder, a glob, builtin:python-docs, or hf:NAME."
+if TYPE_CHECKING:
+    from textwright.text.pairs import PairSource
+
+SOURCE = (
+    "A file, a folder, a glob, builtin:python-docs, or hf:NAME. For tasks with a source: a .tsv, .csv, .jsonl or SQuAD "
+    ".json that holds both sides."
+)
 SETTING = "Any setting by its path, e.g. training.optimizer.learning_rate=3e-4; repeat for several."
+FAMILIES = ("rnn", "gru", "lstm", "transformer")
+Files = tuple[str, str]
 
 
 def train(
-    source: Annotated[str, typer.Argument(help=SOURCE)] = "builtin:python-docs",
+    source: Annotated[str | None, typer.Argument(help=SOURCE, show_default="builtin:python-docs")] = None,
+    task: Annotated[
+        str, typer.Option(help="write, or with a source: translate, summarize, answer, chat, convert.")
+    ] = "write",
+    pairs: Annotated[Files | None, typer.Option(help="Two files, line by line: the sources and the targets.")] = None,
     valid: Annotated[
-        str | None, typer.Option(help="A validation text; otherwise part of the source is held back.")
+        str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
     ] = None,
+    valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
+    test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
+    fields: Annotated[Files | None, typer.Option(help="Columns of source and target in a table.")] = None,
     model: Annotated[str, typer.Option(help="rnn, gru, lstm or transformer.")] = "transformer",
     tokenizer: Annotated[
         str, typer.Option(help="auto, char, byte, word, bpe, spacy:LANG, jieba, or a tokenizer.json.")
@@ -28,16 +43,46 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs, too.")] = False,
 ) -> None:
-    """Train a model on a text. The same command goes on where an interrupted one stopped."""
-    from textwright.api import asked
+    """Train a model on a text, or on pairs. The same command goes on where an interrupted one stopped."""
+    from textwright.api import asked, asked_pairs
     from textwright.cli.console import ConsoleAudience
     from textwright.errors import ConfigError, nearest
     from textwright.fit import default_folder, fit
 
-    families = ("rnn", "gru", "lstm", "transformer")
-    if model not in families:
-        raise ConfigError(f"--model {model}: unknown family.{nearest(model, families)}")
-    request = asked(source, model, tokenizer, valid, minutes, steps, epochs, seed, tuple(set_ or ()))
-    folder = out or default_folder(source, model)
+    if model not in FAMILIES:
+        raise ConfigError(f"--model {model}: unknown family.{nearest(model, FAMILIES)}")
+    settings, budget = tuple(set_ or ()), (minutes, steps, epochs, seed)
+    request: dict[str, Any]
+    if task == "write":
+        useless = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--fields": fields}
+        if given := [name for name, value in useless.items() if value is not None]:
+            raise ConfigError(f"{given[0]} is for tasks with a source: add --task translate (or summarize, answer, …)")
+        name = source or "builtin:python-docs"
+        request = asked(name, model, tokenizer, valid, *budget, settings)
+        folder = out or default_folder(name, model)
+    else:
+        train_on = _sources("the training data", source, pairs, fields)
+        if not train_on:
+            raise ConfigError(f"--task {task} needs pairs: --pairs SOURCES TARGETS, or one file that holds both sides")
+        validate_on = _sources("--valid", valid, valid_pairs, fields)
+        test_on = _sources("--test-pairs", None, test_pairs, None)
+        request = asked_pairs(task, train_on, validate_on, test_on, model, tokenizer, *budget, settings)
+        folder = out or default_folder(train_on[0].path, f"{task}-{model}")
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience, tensorboard=tensorboard)
+
+
+def _sources(what: str, table: str | None, files: Files | None, fields: Files | None) -> list[PairSource]:
+    """One source of pairs, from a table or from two files."""
+    from textwright.errors import ConfigError
+    from textwright.text.pairs import PairSource
+
+    if table is not None and files is not None:
+        raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
+    if files is not None:
+        if fields is not None and what == "the training data":
+            raise ConfigError("--fields names the columns of a table: leave it out with --pairs")
+        return [PairSource.parse({"path": files[0], "target": files[1]}, "pairs")]
+    if table is None:
+        return []
+    return [PairSource.parse({"path": table, **({"fields": list(fields)} if fields else {})}, "pairs")]

@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from textwright.config import Config
-from textwright.decoding.engine import Result, checked, finished, read, write
+from textwright.decoding.engine import Result, check_window, checked, finished, read, write
 from textwright.decoding.processors import active
 from textwright.decoding.rows import Request, begin_rows
 from textwright.decoding.stops import StopTables
-from textwright.errors import ConfigError, TextwrightError
+from textwright.errors import TextwrightError
 from textwright.models.base import LanguageModel
 
 NEVER = float("-inf")
@@ -68,9 +68,9 @@ def beam_search(
     Raises:
         ConfigError: prompt and new tokens do not fit the model's window, which a beam cannot slide.
     """
-    _check_window(model, requests)
+    check_window(model, requests, "beam search")
     search = _Search(model, requests, end, beam, banned)
-    logits, state = read(model, [request.prompt for request in requests])
+    logits, state = read(model, [request.prompt for request in requests], [request.source for request in requests])
     state, logits = state.select(search.owners), logits[search.owners]
     while True:
         parents = search.expand(logits)
@@ -154,13 +154,3 @@ class _Search:
         numbers = self.rows.request.view(-1, self.group)[:, 0].tolist()
         still = [score > NEVER and not self.pools[n].closed(score) for n, score in zip(numbers, best, strict=True)]
         return torch.tensor(still, device=self.rows.tokens.device).repeat_interleave(self.group).nonzero().squeeze(1)
-
-
-def _check_window(model: LanguageModel, requests: Sequence[Request]) -> None:
-    for request in requests:
-        fits = None if model.window is None else max(model.window - len(request.prompt) + 1, 0)
-        if fits is not None and request.max_new_tokens > fits:
-            raise ConfigError(
-                f"beam search cannot go past the model's window of {model.window} tokens: the prompt has "
-                f"{len(request.prompt)}, so ask for at most {fits} new tokens (--max-new-tokens)"
-            )

@@ -20,8 +20,8 @@ from textwright.decoding.processors import BANNED, Processor, active
 from textwright.decoding.rows import Event, Request, Rows, begin_rows
 from textwright.decoding.sampling import choose
 from textwright.decoding.stops import StopTables
-from textwright.errors import TextwrightError
-from textwright.models.base import LanguageModel
+from textwright.errors import ConfigError, TextwrightError
+from textwright.models.base import LanguageModel, Source
 from textwright.models.state import State
 
 ROOM = 64  # tokens by which the texts of a batch grow
@@ -62,15 +62,23 @@ class Engine:
     def admit(self, requests: Sequence[Request]) -> list[int]:
         """Read the prompts of new requests in one batch and give the requests their numbers.
 
-        A prompt longer than the model's window is read from its last `window` tokens. Equal prompts are read once.
+        A prompt longer than the model's window is read from its last `window` tokens; where there is a source, prompt
+        and text must fit it. Equal prompts are read once.
+
+        Raises:
+            ConfigError: a text with a source does not fit the model's window.
         """
+        check_window(
+            self.model, [request for request in requests if request.source is not None], "a model with a source"
+        )
         numbers = list(range(self._admitted, self._admitted + len(requests)))
         self._admitted += len(requests)
         starts = torch.tensor([self.stops.start(request.stop) for request in requests], device=self.model.device)
-        unique = {prompt: place for place, prompt in enumerate(dict.fromkeys(r.prompt for r in requests))}
-        seen = [prompt[-(self.model.window or len(prompt)) :] for prompt in unique]
-        logits, memory = read(self.model, seen)
-        share = torch.tensor([unique[request.prompt] for request in requests], device=self.model.device)
+        keys = [(request.prompt, request.source) for request in requests]
+        unique = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        seen = [prompt[-(self.model.window or len(prompt)) :] for prompt, _ in unique]
+        logits, memory = read(self.model, seen, [source for _, source in unique])
+        share = torch.tensor([unique[key] for key in keys], device=self.model.device)
         held = torch.tensor([len(prompt) for prompt in seen], device=self.model.device)[share]
         rows = replace(begin_rows(requests, numbers[0], self.model.device), automaton=starts, held=held)
         new = Running(rows, memory.select(share), logits[share])
@@ -141,19 +149,45 @@ class Engine:
         kept = max(window // 2, 1)
         ends = rows.lengths[move].tolist()
         texts = [rows.tokens[row, end - kept : end].tolist() for row, end in zip(move.tolist(), ends, strict=True)]
-        logits, memory = read(self.model, texts)
+        logits, memory = read(self.model, texts, [None] * len(texts))
         moved = Running(replace(rows.select(move), held=torch.full_like(move, kept)), memory, logits)
         places = torch.cat([stay, move]).argsort()  # rows keep their order
         return running.select(stay).concat(moved).select(places), full
 
 
 @torch.no_grad()
-def read(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, State]:
-    """Prefill: logits (prompts, vocab) float32 after each prompt, and the state that holds them."""
-    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(model.device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
-    output = model(tokens, lengths, model.begin(len(prompts)), last_only=True)
+def read(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], sources: Sequence[Sequence[int] | None]
+) -> tuple[Tensor, State]:
+    """Prefill: logits (prompts, vocab) float32 after each prompt, and the state that holds them.
+
+    Raises:
+        ValueError: some have a source and some have none, or the model does not read one.
+    """
+    tokens, lengths = padded(prompts, model.device)
+    given = [source for source in sources if source is not None]
+    if given and len(given) < len(sources):
+        raise ValueError("either every request has a source or none has")
+    state = model.begin(len(prompts), Source(*padded(given, model.device)) if given else None)
+    output = model(tokens, lengths, state, last_only=True)
     return checked(output.logits[:, 0].float()), output.after
+
+
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids (rows, time), zeros on the right, and lengths (rows,)."""
+    tokens = pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], batch_first=True).to(device)
+    return tokens, torch.tensor([len(text) for text in texts], device=device)
+
+
+def check_window(model: LanguageModel, requests: Sequence[Request], who: str) -> None:
+    """Raise ConfigError for texts that would have to slide out of the window where that cannot be."""
+    for request in requests:
+        fits = None if model.window is None else max(model.window - len(request.prompt) + 1, 0)
+        if fits is not None and request.max_new_tokens > fits:
+            raise ConfigError(
+                f"{who} cannot go past the window of {model.window} tokens: the prompt has {len(request.prompt)}, so "
+                f"ask for at most {fits} new tokens (--max-new-tokens)"
+            )
 
 
 def write(rows: Rows, tokens: Tensor, logprobs: Tensor, stops: StopTables) -> Rows:

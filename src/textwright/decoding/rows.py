@@ -40,6 +40,7 @@ class Request:
         max_new_tokens: where the text is cut.
         min_new_tokens: no end and no stop before so many.
         stop: strings that end the text; None: only the end token and the length do.
+        source: token ids an encoder-decoder reads, at least one; None for models that go on from the prompt alone.
     """
 
     prompt: tuple[int, ...]
@@ -48,6 +49,7 @@ class Request:
     max_new_tokens: int = 256
     min_new_tokens: int = 0
     stop: StopStrings | None = None
+    source: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -21,7 +21,7 @@ from textwright.models.base import LanguageModel, renewed
 from textwright.text.batching import IGNORE, Batch, Cursor, Streams, strided
 from textwright.text.corpus import Corpus
 from textwright.training.hardware import autocast
-from textwright.training.objective import LanguageModelObjective
+from textwright.training.objective import Objective
 
 BATCH_TOKENS = 8192  # tokens scored at once
 ROWS = 8  # stretches a text is read in at once when a state is carried: each begins without context
@@ -85,7 +85,7 @@ def score(
 ) -> tuple[float, int, str]:
     """Summed loss (nats), number of targets, and the context policy in words."""
     model.eval()
-    objective = LanguageModelObjective(model)
+    objective = Objective(model)
     batches, context = _batches(model, corpus, end, stride)
     total, tokens, state = 0.0, 0, None
     for batch in batches:

@@ -4,22 +4,29 @@ from typing import Annotated
 
 from pydantic import Field
 
-from textwright.models.base import BaseConfig, LanguageModel, Output, Source
+from textwright.models.base import BaseConfig, EncoderDecoder, LanguageModel, Output, Source
+from textwright.models.encdec import EncoderDecoderConfig
 from textwright.models.rnn import GRUConfig, LSTMConfig, RNNConfig
+from textwright.models.seq2seq import Seq2SeqConfig
 from textwright.models.state import State
 from textwright.models.transformer import TransformerConfig
 
-ModelConfig = Annotated[RNNConfig | GRUConfig | LSTMConfig | TransformerConfig, Field(discriminator="family")]
+TextModelConfig = Annotated[RNNConfig | GRUConfig | LSTMConfig | TransformerConfig, Field(discriminator="family")]
+PairModelConfig = Annotated[Seq2SeqConfig | EncoderDecoderConfig, Field(discriminator="family")]
 
 __all__ = [
     "BaseConfig",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "GRUConfig",
     "LSTMConfig",
     "LanguageModel",
-    "ModelConfig",
     "Output",
+    "PairModelConfig",
     "RNNConfig",
+    "Seq2SeqConfig",
     "Source",
     "State",
+    "TextModelConfig",
     "TransformerConfig",
 ]

@@ -1,6 +1,6 @@
 """The contract every model keeps.
 
-    state  = model.begin(rows)
+    state  = model.begin(rows)                           # an encoder-decoder reads its source here: begin(rows, source)
     output = model(prompt, lengths, state)         # prefill: time > 1
     output = model(token[:, None], state=output.state)   # a decoding step: time = 1
     output = model(tokens)                         # training: no state, the fast path
@@ -13,6 +13,7 @@ it is passed to; exhaustive beam search equals brute force, and continuous batch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,12 +24,59 @@ from torch import Tensor, nn
 from textwright.config import Config
 from textwright.models.state import State
 
+TINY = 1e-30  # a probability of 0 has no logarithm
+
 
 class Source(NamedTuple):
     """What an encoder-decoder reads: token ids (rows, time), or features (rows, time, width), and their lengths."""
 
     values: Tensor
     lengths: Tensor
+
+
+class Hidden(NamedTuple):
+    """Everything a head reads.
+
+    Attributes:
+        values: (rows, time, width).
+        copied: (rows, time, source), for models that copy: the probability that the next token is the one at each place
+            of the source; what is missing to 1 is left to the head. None: all of it.
+        ids: (rows, source), the tokens that stand there.
+        penalty: (rows, time), nats that training adds to the loss of each step, or None.
+    """
+
+    values: Tensor
+    copied: Tensor | None = None
+    ids: Tensor | None = None
+    penalty: Tensor | None = None
+
+    def flat(self) -> Hidden:
+        """The same with one dimension for rows and time: values (rows · time, width), ids (rows · time, source)."""
+        ids = self.ids
+        if self.copied is not None and ids is not None:
+            ids = ids[:, None].expand_as(self.copied).flatten(0, 1)
+        copied, penalty = (None if part is None else part.flatten(0, 1) for part in (self.copied, self.penalty))
+        return Hidden(self.values.flatten(0, 1), copied, ids, penalty)
+
+    def split(self, size: int) -> list[Hidden]:
+        """A flat one, in parts of `size` steps."""
+        starts = range(0, len(self.values), size)
+        return [Hidden(self.values[n : n + size], *(_part(leaf, n, n + size) for leaf in self[1:])) for n in starts]
+
+    @staticmethod
+    def joined(steps: Sequence[Hidden]) -> Hidden:
+        """Steps of the same rows, one after the other in time."""
+        values = torch.cat([step.values for step in steps], 1)
+        copied = [step.copied for step in steps if step.copied is not None]
+        penalty = [step.penalty for step in steps if step.penalty is not None]
+        return Hidden(
+            values, torch.cat(copied, 1) if copied else None, steps[0].ids, torch.cat(penalty, 1) if penalty else None
+        )
+
+    def last(self, lengths: Tensor | None) -> Hidden:
+        """The last real step of each row."""
+        copied = None if self.copied is None else last(self.copied, lengths)
+        return Hidden(last(self.values, lengths), copied, self.ids)
 
 
 @dataclass(frozen=True)
@@ -91,8 +139,13 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
-    ) -> tuple[Tensor, State | None]:
-        """Everything before the head: tokens (rows, time) -> hidden (rows, time, width) and the state after them."""
+    ) -> tuple[Hidden, State | None]:
+        """Everything before the head: tokens (rows, time) -> what the head reads, and the state after them."""
+
+    def logits(self, hidden: Hidden) -> Tensor:
+        """The head: (…, width) -> (…, vocab); for models that copy, log-probabilities of the mixture."""
+        logits: Tensor = self.head(hidden.values)
+        return logits if hidden.copied is None else mixed(logits, hidden)
 
     def forward(
         self,
@@ -113,9 +166,7 @@ class LanguageModel(nn.Module, ABC):
             last_only: logits of each row's last real token only, (rows, 1, vocab).
         """
         hidden, state = self.hidden(tokens, lengths, state, source)
-        if last_only:
-            hidden = last(hidden, lengths)
-        return Output(self.head(hidden), state)
+        return Output(self.logits(hidden.last(lengths) if last_only else hidden), state)
 
     @property
     def device(self) -> torch.device:
@@ -124,6 +175,54 @@ class LanguageModel(nn.Module, ABC):
     def count_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class EncoderDecoder(LanguageModel):
+    """Base of the families that write with a source before their eyes.
+
+    Attributes:
+        source_vocab: number of ids a source may hold.
+        source_window: the most tokens a source may have, or None.
+    """
+
+    source_vocab: int
+    source_window: int | None = None
+
+    @abstractmethod
+    def attention(self, tokens: Tensor, lengths: Tensor | None, source: Source) -> Tensor | None:
+        """What the model looked at while it chose the token after each: tokens (rows, time) -> (rows, time, source),
+        weights that sum to 1 over the real places of the source. None: this model has no attention."""
+
+    def check_source(self, source: Source | None) -> Source:
+        """The source, if there is one that fits.
+
+        Raises:
+            ValueError: none was given, a row of it is empty, or one is longer than `source_window`.
+        """
+        if source is None:
+            raise ValueError(f"{type(self).__name__} writes with a source: give one, source=Source(ids, lengths)")
+        if len(source.lengths) and int(source.lengths.min()) < 1:
+            raise ValueError("every row needs a source of at least one token")
+        longest = int(source.lengths.max()) if len(source.lengths) else 0
+        if self.source_window is not None and longest > self.source_window:
+            raise ValueError(f"{longest} source tokens do not fit this model's window of {self.source_window}")
+        return source
+
+
+def _part(leaf: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if leaf is None else leaf[start:stop]
+
+
+def mixed(logits: Tensor, hidden: Hidden) -> Tensor:
+    """log(p_gen · softmax(logits) + Σ copied), (…, vocab): See et al. 2017, "Get To The Point", eq. 9, over one
+    vocabulary that source and target share."""
+    copied, ids = hidden.copied, hidden.ids
+    assert copied is not None and ids is not None
+    places = ids if ids.ndim == copied.ndim else ids[:, None].expand_as(copied)
+    copied = copied.float()
+    tokens = torch.zeros(logits.shape, device=logits.device).scatter_add(-1, places, copied)
+    generated = (1 - copied.sum(-1, keepdim=True)).clamp(min=TINY).log()
+    return torch.logaddexp(logits.float().log_softmax(-1) + generated, tokens.clamp(min=TINY).log())
 
 
 def last(x: Tensor, lengths: Tensor | None) -> Tensor:

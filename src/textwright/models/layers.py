@@ -1,17 +1,17 @@
-"""Layers that more than one model uses: dropout, positions, feed-forward networks, causal self-attention.
+"""Layers that more than one model uses: dropout, positions, feed-forward networks.
 
-Axes: R rows, T time, S slots (tokens seen so far), H heads, G key-value heads, D head width, W model width.
+Axes: R rows, T time, S slots (tokens to look at), H heads, D head width, W model width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SHORT = 512  # tokens up to which a CPU attends by plain matrix products
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (R or 1, T, 1, D / 2)
 
 
@@ -53,6 +53,11 @@ class Position(nn.Module):
         """What attention turns queries and keys by, or None."""
         return None
 
+    def bias(self, positions: Tensor, slots: int) -> Tensor | None:
+        """What is added to the scores of queries at positions (R or 1, T) for the slots 0 … S - 1, where slot number ==
+        position: (R or 1, H, T, S), or None."""
+        return None
+
 
 class LearnedPosition(Position):
     """A vector for each position, learned (Radford et al. 2018)."""
@@ -91,6 +96,34 @@ class RotaryPosition(Position):
         return angle.cos(), angle.sin()
 
 
+class RelativePosition(Position):
+    """A learned number for each head and distance, added to the scores: T5 (Raffel et al. 2020, section 2.1).
+
+    Distances are put into buckets: half of them exact, the others growing with the logarithm up to `furthest`. One
+    table serves all layers of a stack.
+    """
+
+    def __init__(self, heads: int, *, causal: bool, buckets: int = 32, furthest: int = 128) -> None:
+        super().__init__()
+        self.causal, self.buckets, self.furthest = causal, buckets, furthest
+        self.table = nn.Embedding(buckets, heads)
+
+    def bias(self, positions: Tensor, slots: int) -> Tensor:
+        ahead = torch.arange(slots, device=positions.device) - positions.unsqueeze(-1)
+        scores: Tensor = self.table(self.bucket(ahead))
+        return scores.movedim(-1, 1)
+
+    def bucket(self, ahead: Tensor) -> Tensor:
+        """Key position - query position, any shape -> its bucket."""
+        count = self.buckets if self.causal else self.buckets // 2
+        start = 0 if self.causal else (ahead > 0) * count  # after the query: the second half of the buckets
+        distance = (-ahead).clamp(min=0) if self.causal else ahead.abs()
+        exact = count // 2
+        scale = (count - exact) / math.log(self.furthest / exact)
+        far = exact + ((distance.clamp(min=1) / exact).log() * scale).long()
+        return start + torch.where(distance < exact, distance, far.clamp(max=count - 1))
+
+
 def angles(positions: Tensor, width: int, base: float = 10000.0) -> Tensor:
     """positions (R, T) -> (R, T, width / 2): position ÷ base^(2i / width), in float32 also under autocast."""
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
@@ -104,16 +137,17 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-class GELUFeedForward(nn.Module):
-    """W₂ GELU(W₁x), (…, W) -> (…, W): Hendrycks and Gimpel 2016."""
+class FeedForward(nn.Module):
+    """W₂ f(W₁x), (…, W) -> (…, W): f is ReLU (Vaswani et al. 2017, eq. 2) or GELU (Hendrycks and Gimpel 2016)."""
 
-    def __init__(self, width: int, inner: int, bias: bool) -> None:
+    def __init__(self, width: int, inner: int, bias: bool, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.up = nn.Linear(width, inner, bias)
         self.down = nn.Linear(inner, width, bias)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(F.gelu(self.up(x)))
+        y: Tensor = self.down(self.activation(self.up(x)))
         return y
 
 
@@ -129,60 +163,6 @@ class SwiGLUFeedForward(nn.Module):
         gate, up = self.gate_up(x).chunk(2, -1)
         y: Tensor = self.down(F.silu(gate) * up)
         return y
-
-
-class CausalSelfAttention(nn.Module):
-    """softmax(QKᵀ / √D) V over the past (Vaswani et al. 2017, eq. 1); heads share keys in groups (Ainslie et al. 2023).
-
-    The output projection is `out`; `qkv` holds the H query heads, then G key heads, then G value heads.
-    """
-
-    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, bias: bool) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias)
-        self.out = nn.Linear(width, width, bias)
-        self.dropout = Dropout(dropout)
-
-    def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, T, W) -> queries (R, T, H, D), keys and values (R, T, G, D); queries and keys are rotated."""
-        turned = self.heads + self.kv_heads
-        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((turned, self.kv_heads), -2)
-        if rotation is not None:
-            qk = rotate(qk, rotation)
-        q, k = qk.split((self.heads, self.kv_heads), -2)
-        return q, k, v
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries (R, T, H, D) over keys and values (R, S, G, D) -> (R, T, W).
-
-        `mask` (R, 1, T, S) is True where a query may look; None: causal, S = T, the path that training takes.
-        """
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        grouped = self.heads != self.kv_heads
-        if mask is None and q.device.type == "cpu" and q.shape[2] <= SHORT:
-            if grouped:
-                k, v = (part.repeat_interleave(self.heads // self.kv_heads, 1) for part in (k, v))
-            y = short_causal_attention(q, k, v, self.dropout)
-        else:
-            rate = self.dropout.dropped / 256 if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=mask is None, enable_gqa=grouped)
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
-
-
-def short_causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: Dropout) -> Tensor:
-    """Causal attention by plain matrix products: q, k, v (R, H, T, D) -> (R, H, T, D).
-
-    On a CPU and up to a few hundred tokens this is two to three times faster, backward included, than the fused kernel,
-    whose backward is slow there; beyond, the (T, T) scores cost more memory than they save time.
-    """
-    rows, heads, time, width = q.shape
-    q, k, v = (part.reshape(rows * heads, time, width) for part in (q, k, v))
-    future = torch.full((time, time), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(future, q, k.mT, alpha=1 / math.sqrt(width))
-    y: Tensor = dropout(scores.softmax(-1)) @ v
-    return y.view(rows, heads, time, width)
 
 
 def init_weights(module: nn.Module, layers: int) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from textwright.models.base import BaseConfig, LanguageModel, Source, refuse_source
+from textwright.models.base import BaseConfig, Hidden, LanguageModel, Source, refuse_source
 from textwright.models.layers import Dropout
 from textwright.models.state import State, keep
 
@@ -109,7 +109,7 @@ class RecurrentLM(LanguageModel):
 
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
-    ) -> tuple[Tensor, State | None]:
+    ) -> tuple[Hidden, State | None]:
         refuse_source(self, source)
         before = None if state is None else state.spend()
         assert before is None or isinstance(before, RecurrentState)
@@ -121,9 +121,9 @@ class RecurrentLM(LanguageModel):
             x = self.dropout(x)
             finals.append(final)
         if before is None:
-            return x, None
+            return Hidden(x), None
         hidden, *cell_state = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
-        return x, RecurrentState(hidden, tuple(cell_state))
+        return Hidden(x), RecurrentState(hidden, tuple(cell_state))
 
 
 def run(

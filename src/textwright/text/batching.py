@@ -7,8 +7,8 @@ so the same batches are trained on whatever the number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -33,12 +33,16 @@ class Batch:
         targets: (rows, time) int64, the token after each; IGNORE after a row's length.
         lengths: (rows,) real steps of each row; None: all of them.
         fresh: (rows,) bool, rows that do not go on from the previous batch; None: no row ever does.
+        source: (rows, places) int64, what the text is written from, zeros after `source_lengths` (rows,); None where
+            texts go on from themselves alone.
     """
 
     tokens: Tensor
     targets: Tensor
     lengths: Tensor | None
     fresh: Tensor | None
+    source: Tensor | None = None
+    source_lengths: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -49,14 +53,16 @@ class Batch:
         """Some of the rows; where there is none, one row without a target, so that every process has work."""
         part = slice(start, stop, stride)
         if len(self.tokens[part]) == 0:
-            zero = torch.zeros(1, dtype=torch.long)
-            return Batch(self.tokens[:1], torch.full_like(self.targets[:1], IGNORE), zero, None)
-        lengths, fresh = (None if leaf is None else leaf[part] for leaf in (self.lengths, self.fresh))
-        return Batch(self.tokens[part], self.targets[part], lengths, fresh)
+            first, nothing = self.rows(0, 1), torch.zeros(1, dtype=torch.long)
+            return replace(first, targets=torch.full_like(first.targets, IGNORE), lengths=nothing, fresh=None)
+        return self._map(lambda leaf: leaf[part])
 
     def to(self, device: torch.device) -> Batch:
-        lengths, fresh = (None if leaf is None else leaf.to(device) for leaf in (self.lengths, self.fresh))
-        return Batch(self.tokens.to(device), self.targets.to(device), lengths, fresh)
+        return self._map(lambda leaf: leaf.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(leaf) for name, leaf in given.items() if leaf is not None})
 
 
 class Cursor(Config):

@@ -12,6 +12,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,7 @@ def split(pieces: Pieces, valid_fraction: float, test_fraction: float) -> tuple[
     hashes, characters = _measure(pieces())
     if characters < LEAST:
         raise DataError(f"too little text: {characters} characters; at least {LEAST} are needed, better 100,000")
-    places = bytes(_place(value, valid_fraction, test_fraction) for value in hashes)
+    places = bytes(place_of(value, valid_fraction, test_fraction) for value in hashes)
     wanted = {0} | ({1} if valid_fraction else set()) | ({2} if test_fraction else set())
     if len(places) >= DOCUMENTS and set(places) == wanted:
         chosen = [partial(_documents, pieces, places, place) for place in range(3)]
@@ -156,7 +157,7 @@ def _measure(pieces: Iterable[Piece]) -> tuple[array[int], int]:
     return hashes, characters
 
 
-def _place(value: int, valid_fraction: float, test_fraction: float) -> int:
+def place_of(value: int, valid_fraction: float, test_fraction: float) -> int:
     share = value / 2**64
     return 2 if share < test_fraction else 1 if share < test_fraction + valid_fraction else 0
 
@@ -217,15 +218,27 @@ def write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> Corpus
     Every document ends with the `end` id, which is added unless its own tokens end with it; a last document that is
     cut off by the end of the stream gets none.
     """
+    with writing(folder, tokenizer) as writer:
+        for batch in _batches(pieces):
+            writer.add(batch)
+    return open_corpus(folder)
+
+
+@contextmanager
+def writing(folder: Path, tokenizer: Tokenizer) -> Iterator[CorpusWriter]:
+    """A writer of a corpus, which takes the place of an older one in `folder` when all is written.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "facts.json").is_file()):
         raise DataError(f"{folder} holds something that is not a corpus; move it away or choose another folder")
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with (unfinished / "tokens.bin").open("wb") as tokens, (unfinished / "ends.bin").open("wb") as ends:
-        writer = _Writer(tokens, ends, tokenizer)
-        for batch in _batches(pieces):
-            writer.add(batch)
+        writer = CorpusWriter(tokens, ends, tokenizer)
+        yield writer
         facts = writer.close()
         for file in (tokens, ends):
             file.flush()
@@ -234,7 +247,6 @@ def write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> Corpus
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.replace(folder)
-    return open_corpus(folder)
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -294,7 +306,9 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-class _Writer:
+class CorpusWriter:
+    """Appends documents to the files of a corpus, see `writing`."""
+
     def __init__(self, tokens: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer) -> None:
         self._tokens, self._ends, self._tokenizer = tokens, ends, tokenizer
         self._code, _ = _storage(tokenizer.size)
@@ -302,17 +316,23 @@ class _Writer:
         self._counts = dict.fromkeys(Facts.model_fields, 0) | {"vocabulary": tokenizer.size}
 
     def add(self, batch: list[Piece]) -> None:
+        """Encode pieces and append them."""
         for piece, ids in zip(batch, self._tokenizer.encode_many([piece.text for piece in batch]), strict=True):
-            self._count(piece.text, ids)
-            self._previous = ids[-1] if ids else self._previous
-            if piece.last and self._previous != self._tokenizer.end:
-                ids.append(self._tokenizer.end)
-            self._counts["tokens"] += len(ids)
-            self._tokens.write(array(self._code, ids).tobytes())
-            if piece.last:
-                self._end()
+            self.append(piece, ids)
+
+    def append(self, piece: Piece, ids: list[int]) -> None:
+        """Append one piece that was encoded as `ids`; the end of a document is added to them."""
+        self._count(piece.text, ids)
+        self._previous = ids[-1] if ids else self._previous
+        if piece.last and self._previous != self._tokenizer.end:
+            ids = [*ids, self._tokenizer.end]
+        self._counts["tokens"] += len(ids)
+        self._tokens.write(array(self._code, ids).tobytes())
+        if piece.last:
+            self._end()
 
     def close(self) -> Facts:
+        """End a last document that was cut off, and count."""
         if self._previous is not None:
             self._end()
         return Facts(**self._counts)

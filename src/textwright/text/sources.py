@@ -8,10 +8,12 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import gzip
 import hashlib
 import importlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -43,7 +45,8 @@ RUN = ".textwright.lock"  # marks the folder of a run
 class SourceConfig(Config):
     """One source of text.
 
-    `path` is a file, a folder, a glob, `builtin:python-docs` or `hf:NAME[:CONFIG][:SPLIT]`. `field` names the column
+    `path` is a file, a folder, a glob, `builtin:python-docs` or `hf:NAME[:CONFIG][:SPLIT]`; files packed as .gz are
+    unpacked while they are read, and the suffix before .gz says what is in them. `field` names the column
     of a table that holds the text. `encoding` is detected unless it is given. `documents` says what one document of
     a plain text file is: the file, each line, or each paragraph (blank lines between them); blank ones are skipped.
     """
@@ -103,8 +106,13 @@ def files(source: SourceConfig) -> list[Path]:
     return found
 
 
+def suffix(path: Path) -> str:
+    """The suffix that says what is in a file, in small letters: ".jsonl" for both a.jsonl and a.JSONL.gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
 def fingerprint(source: SourceConfig) -> str:
-    """sha256 over the bytes of the files in order, or over the texts of a source without files."""
+    """sha256 over the bytes of the files in order (unpacked ones), or over the texts of a source without files."""
     digest = hashlib.sha256()
     paths = files(source)
     for path in paths:
@@ -126,23 +134,23 @@ def _pieces(source: SourceConfig) -> Iterator[Piece]:
 
 
 def _file(path: Path, source: SourceConfig) -> Iterator[Piece]:
-    suffix = path.suffix.lower()
-    if suffix in TABLES and source.documents != "file":
+    kind = suffix(path)
+    if kind in TABLES and source.documents != "file":
         raise DataError(f"{path}: every row is a document already: leave out source.documents")
-    if suffix not in TABLES and source.field is not None:
+    if kind not in TABLES and source.field is not None:
         raise DataError(f"{path} is plain text, without fields: leave out source.field")
-    if suffix == ".json":
+    if kind == ".json":
         raise DataError(f'{path}: .json is not read; expected .jsonl, one object a line, such as {{"text": "..."}}')
-    if suffix == ".parquet":
-        yield from _whole(_texts(_parquet_rows(path), source.field, str(path)))
-    elif suffix in (".csv", ".tsv"):
+    if kind == ".parquet":
+        yield from _whole(_texts(parquet_rows(path), source.field, str(path)))
+    elif kind in (".csv", ".tsv"):
         yield from _whole(_texts(_csv_rows(path, source.encoding), source.field, str(path)))
-    elif suffix in TABLES:
-        yield from _whole(_texts(_json_rows(path, source.encoding), source.field, str(path)))
+    elif kind in TABLES:
+        yield from _whole(_texts(json_rows(path, source.encoding), source.field, str(path)))
     elif source.documents == "file":
         yield from cut(decoded(path, source.encoding))
     else:
-        yield from _whole(_parts(_lines(decoded(path, source.encoding)), source.documents))
+        yield from _whole(_parts(lines(decoded(path, source.encoding)), source.documents))
 
 
 # Which files -----------------------------------------------------------------------------------------------------
@@ -153,12 +161,12 @@ def _visible(file: Path, folder: Path) -> bool:
 
 
 def _supported(file: Path) -> bool:
-    if file.suffix.lower() in TABLES:
+    if suffix(file) in TABLES:
         return True
-    if file.suffix.lower() == ".json":
+    if suffix(file) == ".json":
         return False
     if detect(next(_bytes(file), b"")) is None:
-        if file.suffix.lower() == ".txt":  # others may well be binary; this one was meant to be read
+        if suffix(file) == ".txt":  # others may well be binary; this one was meant to be read
             raise DataError(f"{file} looks like a binary file; expected text: move it away, or --set source.encoding=…")
         return False
     return True
@@ -176,8 +184,8 @@ def _neighbours(path: Path) -> str:
 # Bytes to characters ---------------------------------------------------------------------------------------------
 
 
-def decoded(path: Path, encoding: str | None) -> Iterator[str]:
-    r"""The text of a file in chunks of about a megabyte, line ends as "\n"."""
+def decoded(path: Path, encoding: str | None, translate: bool = True) -> Iterator[str]:
+    r"""The text of a file in chunks of about a megabyte, line ends as "\n"; as they stand unless `translate`."""
     sample = next(_bytes(path), b"")
     used = encoding or detect(sample)
     if (
@@ -190,7 +198,7 @@ def decoded(path: Path, encoding: str | None) -> Iterator[str]:
     if used is None:
         raise DataError(f"{path} looks like a binary file; expected text")
     decoder = _decoder(used, path)
-    newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+    newlines = io.IncrementalNewlineDecoder(decoder, translate)
     position = waiting = 0
     try:
         for chunk in _bytes(path):
@@ -256,10 +264,14 @@ def _undecodable(path: Path, offset: int, declared: str | None, used: str) -> st
 
 
 def _bytes(path: Path) -> Iterator[bytes]:
+    """The bytes of a file in chunks, unpacked if its name ends in .gz."""
     try:
-        with path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 yield chunk
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        advice = "fetch it again, or take .gz off its name if it is not packed"
+        raise DataError(f"{path} cannot be unpacked: {error}; expected a whole gzip file: {advice}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -293,12 +305,12 @@ def _place(text: str, start: int, end: int) -> int:
     return text.rfind("\n", start, end) + 1 or end
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
+def lines(chunks: Iterable[str]) -> Iterator[str]:
     """Lines with their line end; only "\\n" ends a line (str.splitlines knows a dozen more)."""
     rest = ""
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split("\n")
-        yield from (line + "\n" for line in lines)
+        *whole, rest = (rest + chunk).split("\n")
+        yield from (line + "\n" for line in whole)
     if rest:
         yield rest
 
@@ -335,8 +347,12 @@ def _texts(rows: Rows, field: str | None, origin: str) -> Iterator[str]:
             raise DataError(f"{where}: there is no field {field!r}; the fields are {', '.join(map(str, row))}")
         if not isinstance(value := row[field], str | None):
             raise DataError(f"{where}: the field {field!r} must hold text, got {type(value).__name__}")
-        text = (value or "").replace("\r\n", "\n").replace("\r", "\n")
-        yield text.encode("utf-8", "replace").decode()  # JSON can smuggle in half a surrogate pair
+        yield plain(value or "")
+
+
+def plain(text: str) -> str:
+    r"""The text of a field with line ends as "\n" and "?" for half a surrogate pair, which JSON can smuggle in."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").decode()
 
 
 def _only_text(row: Mapping[str, Any], origin: str) -> str:
@@ -348,8 +364,8 @@ def _only_text(row: Mapping[str, Any], origin: str) -> str:
     )
 
 
-def _json_rows(path: Path, encoding: str | None) -> Rows:
-    for number, line in enumerate(_lines(decoded(path, encoding)), 1):
+def json_rows(path: Path, encoding: str | None) -> Rows:
+    for number, line in enumerate(lines(decoded(path, encoding)), 1):
         where = f"{path}:{number}"
         try:
             row = json.loads(line) if line.strip() else {}
@@ -363,8 +379,8 @@ def _json_rows(path: Path, encoding: str | None) -> Rows:
 
 def _csv_rows(path: Path, encoding: str | None) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KB is less than a long article; C long is 32 bits on Windows
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader(_lines(decoded(path, encoding)), delimiter=delimiter, restkey="(more)", strict=True)
+    delimiter = "\t" if suffix(path) == ".tsv" else ","
+    reader = csv.DictReader(lines(decoded(path, encoding)), delimiter=delimiter, restkey="(more)", strict=True)
     try:
         for row in reader:
             yield f"{path}:{reader.line_num}", row
@@ -373,7 +389,7 @@ def _csv_rows(path: Path, encoding: str | None) -> Rows:
         raise DataError(f"{where}: {error}; a quotation mark in a field is written twice") from None
 
 
-def _parquet_rows(path: Path) -> Rows:
+def parquet_rows(path: Path) -> Rows:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,25 @@ class Tokenizer:
         """What a segmenter's words are looked up in: spelled out in a text, the end token is an unknown word."""
         return {token: i for token, i in self._entries.items() if i != self.end}
 
+    def same(self, other: Tokenizer) -> bool:
+        """Both give the same ids to every text."""
+        return self is other or self._library.to_str() == other._library.to_str()
+
+    @property
+    def entries(self) -> dict[str, int]:
+        """The id of every entry, as the library writes it."""
+        return self._entries
+
+    @cached_property
+    def merges(self) -> dict[tuple[str, str], int]:
+        """The rank of every merge of a `bpe`, the first one to be done 0; none for other kinds."""
+        pairs = json.loads(self._library.to_str())["model"].get("merges", [])
+        return {tuple(pair): rank for rank, pair in enumerate(pairs)}
+
+    def words(self, text: str) -> list[str]:
+        """What a `bpe` puts together from bytes, in the library's alphabet: merges never cross these."""
+        return [word for word, _ in self._library.pre_tokenizer.pre_tokenize_str(text)]
+
     def encode(self, text: str) -> list[int]:
         """Ids of one text, control tokens never among them."""
         return self.encode_many([text])[0]
@@ -114,12 +133,24 @@ class Tokenizer:
             return [self._sliced(text) for text in texts]
         return [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 become U+FFFD."""
-        data = b"".join([self.pieces[i] for i in ids])
+    def decode(self, ids: Iterable[int], spelled: Mapping[int, str] | None = None) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD. At the places in `spelled` stands that word."""
+        pieces = [self.pieces[i] for i in ids]
+        for place, word in (spelled or {}).items():
+            space = b" " if pieces[place].startswith(b" ") else b""
+            pieces[place] = space + word.strip().encode()
+        data = b"".join(pieces)
         if self._stripped == "line":
             data = data.replace(b"\n ", b"\n")
         return (data.removeprefix(b" ") if self._stripped else data).decode("utf-8", "replace")
+
+    def surfaces(self, text: str) -> list[str]:
+        """What each id of `encode(text)` stands for in the text: also for an unknown word the word itself."""
+        if is_segmenter(self.kind):
+            words = segmenter(self.kind)(text)
+            return [word if i == self.unknown else "" for word in words for i in self._word(word)]
+        encoding = self._library.encode(text, add_special_tokens=False)
+        return [text[start:stop] for start, stop in encoding.offsets]
 
     def stream(self) -> Detokenizer:
         """A decoder for one id after the other."""

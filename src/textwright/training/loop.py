@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from textwright.errors import TrainingError
 from textwright.models.base import LanguageModel, renewed
@@ -30,15 +30,15 @@ from textwright.training.forensics import blame, finite
 from textwright.training.gradients import clip, layer_norms
 from textwright.training.hardware import autocast
 from textwright.training.interrupts import Interrupts
-from textwright.training.objective import LanguageModelObjective
+from textwright.training.objective import Objective
 from textwright.training.parallel import World
-from textwright.training.records import EvaluationRecord, Progress, StepRecord
+from textwright.training.records import EvaluationRecord, Look, Progress, StepRecord
 from textwright.training.settings import TrainingConfig
 
 SPENT = "the budget is spent"
 LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
 
-Validate = Callable[[LanguageModel], float]
+Validate = Callable[[LanguageModel], Look]
 Keep = Callable[[LanguageModel, EvaluationRecord], None]
 
 
@@ -55,7 +55,7 @@ class Trainer:
         batches: endless supply of global batches.
         corpus_tokens: targets in one epoch, for budgets in epochs.
         folder: where the training state is saved; the newest save there is resumed.
-        validate: mean validation loss (nats a token) of a model in evaluation mode; called in the first process.
+        validate: looks at the validation text with a model in evaluation mode; called in the first process.
         keep: saves a model that is the best so far; called in the first process.
         listener: is told what happens.
         world: all processes of the run.
@@ -77,7 +77,7 @@ class Trainer:
         self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
         self.validate, self.keep, self.listener, self.world = validate, keep, listener, world
         self.batches = batches
-        self.objective = LanguageModelObjective(model, config.label_smoothing)
+        self.objective = Objective(model, config.label_smoothing, config.r_drop)
         self.wrapped = world.wrap(self.objective)
         self.tensors = saves.Tensors(model, config.optimizer.build(model), self._average(model))
         self.progress = Progress(parts=config.accumulation)
@@ -109,6 +109,7 @@ class Trainer:
     def _step(self, share: float, batch: Batch, cursor: Cursor) -> bool:
         """One optimiser step; False when training was rolled back."""
         rate = self._rate(share)
+        self.objective.sampled = self.config.scheduled_sampling * share
         for group in self.tensors.optimizer.param_groups:
             group["lr"] = rate
         loss, after = self._gradients(batch)
@@ -259,19 +260,20 @@ class Trainer:
         model = self._candidate()
         model.eval()
         broken = self._broken()
-        loss = self.validate(model) if self.world.first and not broken else 0.0
-        (loss,) = self.world.agree([loss])
+        look = self.validate(model) if self.world.first and not broken else Look(0.0)
+        loss, scored, score = self.world.agree([look.loss, float(look.score is not None), look.score or 0.0])
+        look = Look(loss, score if scored else None)
         if broken := broken or self._broken(loss):
             model.train()
             self._roll_back(broken, f"step {self.progress.step}")
             return False
-        before = self.progress
-        best = before.best_loss is None or loss < before.best_loss
+        before, best = self.progress, self._best(look)
         record = EvaluationRecord(
             step=before.step,
             epoch=before.cursor.epoch,
             share=share,
             valid_loss=loss,
+            valid_score=look.score,
             train_loss=before.evaluation_loss / before.evaluation_tokens if before.evaluation_tokens else None,
             tokens=before.tokens,
             seconds=self._seconds(),
@@ -286,11 +288,20 @@ class Trainer:
         self._save()
         return True
 
+    def _best(self, look: Look) -> bool:
+        """Better than every look before, by what the configuration keeps weights for."""
+        before = self.progress
+        if before.best_loss is None:
+            return True
+        if self.config.keep == "loss" or look.score is None or before.best_score is None:
+            return look.loss < before.best_loss
+        return (look.score, -look.loss) > (before.best_score, -before.best_loss)
+
     def _after_evaluation(self, record: EvaluationRecord) -> None:
         before = self.progress
         waits, stalls = (0, 0) if record.best else (before.waits + 1, before.stalls + 1)
         if record.best:
-            self._set(best_loss=record.valid_loss, best_step=record.step)
+            self._set(best_loss=record.valid_loss, best_score=record.valid_score, best_step=record.step)
         if self.config.schedule.kind == "plateau" and stalls > self.config.schedule.patience:
             self._set(drops=before.drops + 1)
             stalls = 0
@@ -386,8 +397,8 @@ class Trainer:
         averaging = self.config.averaging
         if averaging.kind == "none":
             return None
-        ema, tail = get_ema_multi_avg_fn, get_swa_multi_avg_fn
-        rule = ema(averaging.decay) if averaging.kind == "ema" else tail()  # type: ignore[no-untyped-call]
+        ema = averaging.kind == "ema"
+        rule = moving(averaging.decay) if ema else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
         return AveragedModel(model, multi_avg_fn=rule)
 
     def _update_average(self, share: float) -> None:
@@ -402,6 +413,18 @@ class Trainer:
             return self.tensors.model
         assert isinstance(average.module, LanguageModel)
         return average.module
+
+
+def moving(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential moving average whose weight of the past grows to `decay`: early weights are soon forgotten, also
+    where there are few steps (as TensorFlow's ExponentialMovingAverage does with `num_updates`)."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+        kept = min(decay, (1 + float(count)) / (10 + float(count)))
+        torch._foreach_lerp_(averages, weights, 1 - kept)
+
+    return update
 
 
 def is_memory(error: BaseException) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pydantic import Field
 
 from textwright.config import Config
@@ -22,6 +24,13 @@ class StepRecord(Config):
     seconds: float
 
 
+class Look(NamedTuple):
+    """What validation gives: the mean loss (nats a token) and, for tasks that have one, a score; higher is better."""
+
+    loss: float
+    score: float | None = None
+
+
 class EvaluationRecord(Config):
     """One look at the validation text."""
 
@@ -29,6 +38,7 @@ class EvaluationRecord(Config):
     epoch: int
     share: float  # of the budget that was spent
     valid_loss: float  # nats a token
+    valid_score: float | None = None  # the task's own metric, higher is better
     train_loss: float | None  # mean since the evaluation before
     tokens: int
     seconds: float
@@ -44,6 +54,7 @@ class Progress(Config):
     seconds: float = 0.0
     cursor: Cursor = Field(default_factory=Cursor)
     best_loss: float | None = None
+    best_score: float | None = None
     best_step: int = 0
     waits: int = 0  # evaluations since the best one
     stalls: int = 0  # evaluations since the best one or the last drop

@@ -61,19 +61,31 @@ AveragingConfig = Annotated[NoAveraging | EMAAveraging | TailAveraging, Field(di
 
 
 class TrainingConfig(Config):
+    """Of every task."""
+
     budget: Budget
     batch_tokens: int = Field(8192, gt=0, description="tokens in the global batch")
-    context: int = Field(256, gt=0, description="tokens a row is trained on at once")
     accumulation: int = Field(1, ge=1, description="micro-batches a batch is split into: less memory, the same loss")
     optimizer: OptimizerConfig = Field(default_factory=AdamConfig)
     schedule: ScheduleConfig = Field(default_factory=CosineSchedule)
     averaging: AveragingConfig = Field(default_factory=NoAveraging)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    r_drop: float = Field(0.0, ge=0, description="weight of the distance between two passes with different dropout")
+    scheduled_sampling: float = Field(
+        0.0, ge=0, lt=1, description="share of tokens read that are the model's own guesses, at the end; it grows"
+    )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     seed: int = Field(0, ge=0, lt=2**63)
     evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
+    keep: Literal["loss", "score"] = Field("loss", description="the best weights: by validation loss or task metric")
     patience: int = Field(0, ge=0, description="stop after so many evaluations without improvement; 0: never")
     log_every: int = Field(10, ge=1, description="steps between records of the history")
     save_seconds: float = Field(60.0, ge=0, description="least time between saves of the training state")
+
+
+class TextTraining(TrainingConfig):
+    """Of texts that go on: they are cut into rows."""
+
+    context: int = Field(256, gt=0, description="tokens a row is trained on at once")

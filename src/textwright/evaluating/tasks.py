@@ -1,0 +1,42 @@
+"""Which metrics a task is judged by. The first one is the task's own: what validation and comparisons look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textwright.evaluating.answers import AnswerF1, ExactMatch
+from textwright.evaluating.chrf import ChrF
+from textwright.evaluating.dialogue import Distinct, MeanLength, ResponseMetric
+from textwright.evaluating.edits import ExactStrings, PhonemeErrorRate
+from textwright.evaluating.scores import Metric, Score
+from textwright.evaluating.summaries import Rouge
+from textwright.evaluating.translation import BLEU, TER
+
+Judges = list[Metric | ResponseMetric]
+
+
+def judges(task: str, language: str, *, lowercase: bool = False) -> Judges:
+    """The metrics of a task.
+
+    Args:
+        task: translate, summarize, answer, chat or convert.
+        language: of the targets, for the tokens of BLEU and TER.
+        lowercase: translations are compared without regard to case.
+    """
+    made: dict[str, Judges] = {
+        "summarize": [Rouge("L"), Rouge("1"), Rouge("2")],
+        "answer": [AnswerF1(), ExactMatch()],
+        "chat": [Rouge("1"), Distinct(1), Distinct(2), MeanLength()],
+        "convert": [ExactStrings(), PhonemeErrorRate()],
+    }
+    if task != "translate":
+        return made[task]
+    return [BLEU(language, lowercase=lowercase), ChrF(lowercase=lowercase), TER(language)]
+
+
+def judge(metrics: Judges, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Score]:
+    """The figure of every metric."""
+    return [
+        metric.corpus(hypotheses) if isinstance(metric, ResponseMetric) else metric.corpus(hypotheses, references)
+        for metric in metrics
+    ]

@@ -1,0 +1,260 @@
+"""Tasks with a source: translate, summarise, answer, converse, convert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textwright import plan_pairs
+from textwright.errors import ConfigError
+from textwright.evaluating.languages import guess_language
+from textwright.evaluating.scores import Score
+from textwright.evaluating.tasks import judge, judges
+from textwright.job import Job, Measures
+from textwright.models import LanguageModel
+from textwright.pair_model import PairModel, cut
+from textwright.reporting import Section, Table, heatmap, table
+from textwright.reporting.page import Block
+from textwright.run import PairGeneration, PairRun, TextRun, read_generation, write_generation
+from textwright.text.batching import Batches
+from textwright.text.bitext import Bitext, PairPlan, open_bitext, prepare_pairs, raw_pairs
+from textwright.text.buckets import Buckets, Sides
+from textwright.text.corpus import Progress, counted
+from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
+from textwright.text.resegment import Resegmented
+from textwright.training.hardware import Hardware, autocast
+from textwright.training.objective import Objective
+from textwright.training.parallel import World
+from textwright.training.records import Look
+
+QUICK = 200  # validation pairs written for during training, greedily
+QUICK_TOKENS = 30_000  # and target tokens whose loss is measured
+JUDGED = 2000  # pairs that a finished model writes for, at most
+SHOWN = 8  # of them in the report
+NOTHING = "nothing yet"
+
+
+class PairJob(Job):
+    """Args: config, and the run's folder, where the pairs were prepared."""
+
+    requested = (
+        "task",
+        "pairs",
+        "valid_pairs",
+        "test_pairs",
+        "source_tokenizer",
+        "tokenizer",
+        "filters",
+        "cut",
+        "valid_fraction",
+        "test_fraction",
+    )
+
+    def __init__(self, config: PairRun, out: Path) -> None:
+        self.config, self.out = config, out
+        self.data: Bitext = open_bitext(out / "data")
+        self.generation = read_generation(out, PairGeneration)
+        self.epoch_tokens = self.data.train.target.facts.tokens
+        self.kinds = _kinds(self.data)
+        self.valid = raw_pairs(out / "data" / "valid")
+        language = config.language or guess_language(pair.target for pair in self.valid[:500])
+        self.judges = judges(config.task, language, lowercase=config.lowercase)
+
+    @staticmethod
+    def check(asked: Mapping[str, Any]) -> None:
+        if asked.get("valid_pairs") and "valid_fraction" in asked:
+            raise ConfigError("with validation pairs nothing is split off: leave out valid_fraction")
+        plan_pairs.check(asked)
+        judges(asked["task"], asked.get("language") or "en")  # a missing package or language is told now
+
+    @staticmethod
+    def fingerprint(asked: Mapping[str, Any]) -> str:
+        for key in ("valid_pairs", "test_pairs"):
+            fingerprint_pairs(*_sources(asked, key))  # a missing file is told now
+        return fingerprint_pairs(*_sources(asked, "pairs"))
+
+    @staticmethod
+    def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+        # The settings that matter here, with their defaults; sizes are not known yet.
+        config = plan_pairs.parsed(asked)
+        plan = PairPlan(
+            train=config.pairs,
+            valid=config.valid_pairs,
+            test=config.test_pairs,
+            source_tokenizer=config.source_tokenizer,
+            tokenizer=config.tokenizer,
+            filters=config.filters,
+            cut=partial(cut, config=config),
+            valid_fraction=config.valid_fraction,
+            test_fraction=config.test_fraction,
+        )
+        prepare_pairs(plan, folder, progress)
+
+    @staticmethod
+    def defaults(asked: Mapping[str, Any], folder: Path, hardware: Hardware, processes: int) -> dict[str, Any]:
+        data = open_bitext(folder)
+        shared = data.source_tokenizer.same(data.tokenizer)
+        situation = plan_pairs.PairSituation(
+            vocab=data.tokenizer.size,
+            source_vocab=None if shared else data.source_tokenizer.size,
+            pairs=data.train.pairs,
+            tokens=data.train.target.facts.tokens,
+            longest_source=data.facts.longest_source,
+            longest_target=data.facts.longest_target,
+            hardware=hardware,
+            processes=processes,
+        )
+        return plan_pairs.defaults(asked, situation)
+
+    @staticmethod
+    def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
+        prepared = open_bitext(data)
+        prepared.tokenizer.save(out / "tokenizer.json")
+        prepared.source_tokenizer.save(out / "source_tokenizer.json")
+        end = prepared.tokenizer.end
+        unseen = (counted(prepared.train.target, prepared.tokenizer.size) == 0).nonzero().flatten().tolist()
+        banned = tuple(token for token in unseen if token != end)
+        write_generation(out, PairGeneration(start=(end,), end=end, unseen=banned, growth=prepared.facts.growth))
+
+    def describe(self) -> str:
+        train = self.data.train
+        return (
+            f"pairs: {train.pairs:,} to train on ({self.data.facts.report.text()}), {self.data.valid.pairs:,} to "
+            f"validate, {self.data.test.pairs:,} to test; {train.source.facts.tokens:,} source tokens, "
+            f"{train.target.facts.tokens:,} target tokens of {self.kinds}\n{self.audit()}"
+        )
+
+    def audit(self) -> str:
+        """The first training pair as the model meets it: what it reads, and each token that carries loss in [].
+
+        Raises:
+            ConfigError: the end of the text carries none, so the model would never learn to stop.
+        """
+        batch = Buckets(self.data.train, 1, self.data.tokenizer.end, 0).gather(torch.tensor([0]), 0)
+        assert batch.source is not None
+        targets = batch.targets[0].tolist()
+        if self.data.tokenizer.end not in targets:
+            raise ConfigError("the end of the first target carries no loss: the model would never learn to stop")
+        source = "|".join(_name(self.data.source_tokenizer, token) for token in batch.source[0].tolist())
+        target = "".join(f"[{_name(self.data.tokenizer, token)}]" for token in targets)
+        return f"first pair: {source[:300]} -> {target[:300]}"
+
+    def sizes(self) -> list[tuple[str, object]]:
+        train, facts = self.data.train, self.data.facts
+        return [
+            ("vocabulary", self.kinds),
+            ("training pairs", train.pairs),
+            ("left out", facts.report.text()),
+            ("training targets, tokens", train.target.facts.tokens),
+            ("longest source, tokens", facts.longest_source),
+            ("longest target, tokens", facts.longest_target),
+        ]
+
+    def batches(self, model: LanguageModel, world: World) -> Batches:
+        """Buckets of similar length; with BPE dropout, words in other pieces at every epoch."""
+        config, data = self.config, self.data
+        rate, seed = config.bpe_dropout, config.training.seed
+        reader = None
+        if rate:
+            reader = Resegmented(data.train, (data.source_tokenizer, data.tokenizer), rate, seed)
+        return Buckets(data.train, config.training.batch_tokens, data.tokenizer.end, seed, reader)
+
+    def validate(self, model: LanguageModel, *, trained: bool) -> Look:
+        precision = self.config.training.precision
+        loss = pair_loss(model, self.data.valid, self.data.tokenizer.end, QUICK_TOKENS, precision)
+        if not trained or self.config.task == "chat":  # a reply has many good answers: the loss says more
+            return Look(loss)
+        pairs = self.valid[:QUICK]
+        with autocast(model.device, precision):
+            texts = self._writer(model).write([pair.source for pair in pairs], strategy="greedy")
+        first = self.judges[:1]
+        (score,) = judge(first, [text[0].text for text in texts], _references(pairs))
+        return Look(loss, score.value if score.higher_is_better else -score.value)
+
+    def sample(self, model: LanguageModel) -> str:
+        pairs = self.valid[:3]
+        texts = self._writer(model).write([pair.source for pair in pairs], strategy="greedy")
+        return "\n".join(f"{pair.source} -> {text[0].text}" for pair, text in zip(pairs, texts, strict=True))
+
+    def measure(self, model: LanguageModel) -> Measures:
+        name = "test" if self.data.test.pairs else "valid"
+        pairs = raw_pairs(self.out / "data" / name)
+        writer, judged = self._writer(model), pairs[:JUDGED]
+        texts = [text[0] for text in writer.write([pair.source for pair in judged])]
+        scores = judge(self.judges, [text.text for text in texts], _references(judged))
+        copied = judge(self.judges, [pair.source for pair in judged], _references(judged))
+        loss = pair_loss(model, getattr(self.data, name), self.data.tokenizer.end, None, "float32")
+        what = f"{len(judged):,} {name} pairs, {writer.generation.beams} beams"
+        figures = score_table(scores, copied)
+        facts: list[tuple[str, object]] = [(f"{name} {score.name}", round(score.value, 2)) for score in scores]
+        sections = [
+            Section(f"Scores on {what}", [f"Loss {loss:.4f} nats a token.", figures]),
+            Section("Examples", [_examples(judged, [text.text for text in texts]), *_picture(writer, judged)]),
+        ]
+        return Measures([*facts, (f"{name} loss", round(loss, 4))], figures, sections)
+
+    def _writer(self, model: LanguageModel) -> PairModel:
+        data = self.data
+        return PairModel(model, data.source_tokenizer, data.tokenizer, self.generation, self.config).bare()
+
+
+@torch.no_grad()
+def pair_loss(model: LanguageModel, sides: Sides, end: int, tokens: int | None, precision: str) -> float:
+    """Mean loss (nats a target token) over the pairs, or over the first batches that hold so many tokens."""
+    objective, total, count = Objective(model).eval(), 0.0, 0
+    for batch in Buckets(sides, 4096, end, 0).in_order(tokens):
+        batch = batch.to(model.device)
+        with autocast(model.device, precision):
+            total += float(objective(batch)[0])
+        count += batch.count
+    return total / count
+
+
+def score_table(scores: Sequence[Score], copied: Sequence[Score] | None = None) -> Table:
+    """A row for each metric, with what copying the source would score beside it."""
+    headings = ["metric", "score", *(["copying the source"] if copied else []), "computed as"]
+    others = [[round(score.value, 2)] for score in copied] if copied else [[] for _ in scores]
+    rows = [
+        (score.name, round(score.value, 2), *other, score.signature)
+        for score, other in zip(scores, others, strict=True)
+    ]
+    return table(headings, rows)
+
+
+def _references(pairs: Sequence[Pair]) -> list[list[str]]:
+    return [[pair.target, *pair.others] for pair in pairs]
+
+
+def _examples(pairs: Sequence[Pair], texts: Sequence[str]) -> Table:
+    step = max(1, len(pairs) // SHOWN)
+    chosen = list(zip(pairs, texts, strict=True))[::step][:SHOWN]
+    return table(["source", "reference", "written"], [(pair.source[:400], pair.target, text) for pair, text in chosen])
+
+
+def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
+    """Where the model looked, for a source of a handy length."""
+    handy = [pair.source for pair in pairs if 4 <= len(writer.source_ids(pair.source)) <= 24][:1]
+    for text in writer.write(handy, alignments=True) if handy else []:
+        if (seen := text[0].alignment) is not None:
+            title = "Where the model looked in the source (columns) for each token it wrote (rows)"
+            return [heatmap(seen.weights, seen.target, seen.source, title=title, log=False)]
+    return []
+
+
+def _sources(asked: Mapping[str, Any], key: str) -> list[PairSource]:
+    return [PairSource.parse(source, key) for source in asked.get(key, ())]
+
+
+def _kinds(data: Bitext) -> str:
+    target = f"{data.tokenizer.size:,} ({data.tokenizer.kind})"
+    if data.source_tokenizer.same(data.tokenizer):
+        return f"{target}, shared"
+    return f"{target} from {data.source_tokenizer.size:,} ({data.source_tokenizer.kind})"
+
+
+def _name(tokenizer: Any, token: int) -> str:
+    return "</s>" if token == tokenizer.end else tokenizer.decode([token])

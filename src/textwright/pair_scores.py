@@ -1,0 +1,100 @@
+"""Numbers about a model with a source: scores with signatures and intervals, and two models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from textwright.errors import ConfigError
+from textwright.evaluating.bootstrap import Comparison, interval, paired_bootstrap
+from textwright.evaluating.languages import guess_language
+from textwright.evaluating.resampling import Interval
+from textwright.evaluating.scores import Metric, Score
+from textwright.evaluating.tasks import judge, judges
+from textwright.pair_model import PairModel
+from textwright.reporting import Table, table
+from textwright.text.pairs import Pair
+
+LEAST = 6  # items that a bootstrap needs
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What was written for every pair, and how good it is; intervals of 95 % where the metric has one."""
+
+    texts: list[str]
+    scores: list[Score]
+    intervals: list[Interval | None]
+    search: str
+
+    def table(self) -> Table:
+        """A row for each metric."""
+        rows = [
+            (
+                score.name,
+                round(score.value, 2),
+                "" if one is None else f"{one.low:.2f} to {one.high:.2f}",
+                score.signature,
+            )
+            for score, one in zip(self.scores, self.intervals, strict=True)
+        ]
+        return table(
+            ["metric", "score", "95 % interval", f"computed as ({len(self.texts):,} pairs, {self.search})"], rows
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data."""
+        scores = [
+            {**score.dump(), "interval": None if one is None else [one.low, one.high]}
+            for score, one in zip(self.scores, self.intervals, strict=True)
+        ]
+        return {"pairs": len(self.texts), "search": self.search, "scores": scores}
+
+
+def evaluate_pairs(
+    model: PairModel,
+    pairs: Sequence[Pair],
+    *,
+    beams: int | None = None,
+    length_penalty: float | None = None,
+    language: str | None = None,
+    lowercase: bool = False,
+) -> PairScores:
+    """Write for every pair's source (as it was read, with its prefix) and score the texts against its targets.
+
+    Raises:
+        DataError, ConfigError: as `PairModel.write` and the metrics.
+    """
+    metrics = _judges(model, pairs, language, lowercase)
+    beams = beams or model.generation.beams
+    penalty = model.generation.length_penalty if length_penalty is None else length_penalty
+    written = model.bare().write([pair.source for pair in pairs], beams=beams, length_penalty=penalty)
+    texts = [group[0].text for group in written]
+    references = [[pair.target, *pair.others] for pair in pairs]
+    scores = judge(metrics, texts, references)
+    intervals = [
+        interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= LEAST else None
+        for metric in metrics
+    ]
+    return PairScores(texts, scores, intervals, f"beam {beams}, length penalty {penalty:g}" if beams > 1 else "greedy")
+
+
+def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) -> list[Comparison]:
+    """Both models on the same pairs, one comparison for each metric with references.
+
+    Raises:
+        ConfigError: the models were trained for different tasks.
+    """
+    if first.config.task != second.config.task:
+        raise ConfigError(f"one run was trained to {first.config.task}, the other to {second.config.task}")
+    texts = [evaluate_pairs(model, pairs).texts for model in (first, second)]
+    references = [[pair.target, *pair.others] for pair in pairs]
+    metrics = _judges(first, pairs, None, first.config.lowercase)
+    return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
+
+
+def _judges(model: PairModel, pairs: Sequence[Pair], language: str | None, lowercase: bool) -> list[Any]:
+    config = model.config
+    told = language or config.language or guess_language(pair.target for pair in pairs[:500])
+    return judges(config.task, told, lowercase=lowercase or config.lowercase)

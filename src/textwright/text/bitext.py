@@ -1,0 +1,277 @@
+"""Pairs on disk: a folder for each split with the corpora of both sides, and the raw pairs that are judged on.
+
+data/train/source  data/train/target          tokens, as in `corpus`; document i belongs to document i
+data/valid/…       data/valid/pairs.jsonl     the same, and what was read, for metrics on text
+data/test/…        data/facts.json            what was kept, and how long it is
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from textwright.config import Config
+from textwright.errors import CheckpointError, DataError
+from textwright.text.buckets import Sides
+from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, writing
+from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
+from textwright.text.pairs import Pair, PairSource, read_pairs
+from textwright.text.segmenters import is_unspaced
+from textwright.text.sources import Piece
+from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
+
+BATCH = 2000  # pairs encoded at once
+LOOK = 2000  # pairs by which sides and tokenizers are told
+CLOSED = 300  # words of a side that has so few of them are tokens
+
+PairStream = Callable[[], Iterator[Pair]]
+
+
+class PairFacts(Config):
+    """What was kept of the training pairs.
+
+    Attributes:
+        report: what was dropped.
+        longest_source, longest_target: tokens, the end included, in any split.
+        growth: target tokens for each source token, in the pair that is longer than all but one in a thousand.
+    """
+
+    report: FilterReport
+    longest_source: int
+    longest_target: int
+    growth: float
+
+
+class Bitext(NamedTuple):
+    """Pairs for each purpose (`test` may be empty); source and target may share a tokenizer."""
+
+    train: Sides
+    valid: Sides
+    test: Sides
+    source_tokenizer: Tokenizer
+    tokenizer: Tokenizer
+    facts: PairFacts
+
+
+class PairPlan(NamedTuple):
+    """What to prepare: files for each split, tokenizers (no `source_tokenizer`: both sides share one), filters."""
+
+    train: Sequence[PairSource]
+    valid: Sequence[PairSource]
+    test: Sequence[PairSource]
+    source_tokenizer: TokenizerConfig | None
+    tokenizer: TokenizerConfig
+    filters: Filters
+    cut: Callable[[list[int]], list[int]]  # what is read of a long source
+    valid_fraction: float
+    test_fraction: float
+
+
+def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
+    """Train the tokenizers on the training pairs and write everything into `folder`.
+
+    Raises:
+        DataError: a file cannot be read, nothing is left, or the sides of two splits are mixed up.
+    """
+    splits = _splits(plan, progress)
+    check_sides(splits[0], splits[1], plan.valid)
+    source_tokenizer, tokenizer = _tokenizers(plan, splits[0], progress)
+    written = []
+    for name, pairs in zip(("train", "valid", "test"), splits, strict=True):
+        filters = plan.filters if name == "train" else Filters()
+        stream = _watched(pairs(), f"encoding {name}", progress)
+        written.append(_write(folder / name, stream, source_tokenizer, tokenizer, filters, plan.cut))
+    if not written[1].report.pairs:
+        raise DataError("nothing is left for the validation split: give --valid-pairs, or more pairs")
+    train = open_sides(folder / "train")
+    facts = PairFacts(
+        report=written[0].report,
+        longest_source=max(split.longest_source for split in written),
+        longest_target=max(split.longest_target for split in written),
+        growth=_growth(train),
+    )
+    tokenizer.save(folder / "tokenizer.json")
+    source_tokenizer.save(folder / "source_tokenizer.json")
+    (folder / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+    return open_bitext(folder)
+
+
+def open_bitext(folder: Path) -> Bitext:
+    """Open what `prepare_pairs` wrote."""
+    try:
+        facts = PairFacts.model_validate_json((folder / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}; prepare it again") from None
+    source_tokenizer, tokenizer = (
+        Tokenizer.load(folder / f"{name}.json") for name in ("source_tokenizer", "tokenizer")
+    )
+    first, second, third = (open_sides(folder / name) for name in ("train", "valid", "test"))
+    return Bitext(first, second, third, source_tokenizer, tokenizer, facts)
+
+
+def open_sides(folder: Path) -> Sides:
+    """The two corpora of a split."""
+    sides = Sides(open_corpus(folder / "source"), open_corpus(folder / "target"))
+    if sides.source.facts.documents != sides.target.facts.documents:
+        raise CheckpointError(f"{folder} is damaged: its sides have different numbers of texts; prepare it again")
+    return sides
+
+
+def raw_pairs(folder: Path) -> list[Pair]:
+    """The pairs of a validation or test split as they were read."""
+    with (folder / "pairs.jsonl").open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [Pair(source, target, where, tuple(others)) for source, target, where, others in rows]
+
+
+# Splits ----------------------------------------------------------------------------------------------------------
+
+
+def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
+    """Training, validation and test pairs; what has no files of its own is split off by a hash of its source, so that
+    equal sources stay together."""
+    everything = partial(read_pairs, *plan.train)
+    valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
+    wanted = (0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
+    if valid or not any(wanted):
+        return [everything, valid or _nothing, test or _nothing]
+    count = sum(1 for _ in _watched(everything(), "reading", progress))
+    if count < DOCUMENTS:
+        raise DataError(
+            f"{count} pairs are too few to hold some back for validation: give --valid-pairs, or more pairs"
+        )
+    parts = [partial(_part, everything, number, wanted) for number in range(3)]
+    return [parts[0], parts[1], test or parts[2]]
+
+
+def _part(pairs: PairStream, number: int, fractions: tuple[float, float]) -> Iterator[Pair]:
+    for pair in pairs():
+        digest = hashlib.sha256(pair.source.encode("utf-8", "replace")).digest()
+        if place_of(int.from_bytes(digest[:8], "big"), *fractions) == number:
+            yield pair
+
+
+def _nothing() -> Iterator[Pair]:
+    return iter(())
+
+
+def check_sides(train: PairStream, valid: PairStream, named: Sequence[PairSource]) -> None:
+    """Raises DataError when the sides of the validation pairs have changed places."""
+    if not named:
+        return
+    known, new = list(islice(train(), LOOK)), list(islice(valid(), LOOK))
+    sides = [[pair.source for pair in known], [pair.target for pair in known]]
+    sides += [[pair.source for pair in new], [pair.target for pair in new]]
+    if looks_swapped(*map(characters, sides)):
+        first = named[0]
+        raise DataError(
+            f"the sides of {first.path} look swapped: its sources look like the training targets and its targets like "
+            f"the training sources. First pair: {new[0].source[:60]!r} -> {new[0].target[:60]!r}. Name the source first"
+        )
+
+
+def characters(texts: Iterable[str]) -> Tensor:
+    """(65536,) int64: how often each character occurs, by the lower 16 bits of its number."""
+    codes = torch.tensor([ord(character) & 0xFFFF for text in texts for character in text], dtype=torch.int64)
+    return torch.bincount(codes, minlength=1 << 16)
+
+
+# Tokenizers ------------------------------------------------------------------------------------------------------
+
+
+def _tokenizers(plan: PairPlan, pairs: PairStream, progress: Progress) -> tuple[Tokenizer, Tokenizer]:
+    """Those of source and target: two where they were asked for, or where the sides are written differently."""
+
+    def both() -> Iterator[tuple[str, str]]:
+        return ((pair.source, pair.target) for pair in _watched(pairs(), "learning the vocabulary", progress))
+
+    source, target = plan.source_tokenizer, plan.tokenizer
+    if source is None and target.kind == "auto":
+        sample = list(islice(pairs(), LOOK))
+        kinds = _kind([pair.source for pair in sample]), _kind([pair.target for pair in sample])
+        if kinds != ("bpe", "bpe"):
+            source = target.model_copy(update={"kind": kinds[0]})
+        target = target.model_copy(update={"kind": kinds[1]})
+    if source is not None:
+        return train(source, lambda: (pair[0] for pair in both())), train(target, lambda: (pair[1] for pair in both()))
+    shared = train(target, lambda: chain.from_iterable(both()))
+    return shared, shared
+
+
+def _kind(sample: list[str]) -> str:
+    """What a side is made of: characters where words are not told apart or there is one word a text, words where there
+    are few different ones (sounds, labels), otherwise pieces of words."""
+    words = [text.split() for text in sample]
+    count = sum(map(len, words))
+    different = len({word for text in words for word in text})
+    if is_unspaced("".join(sample)):
+        return "char"
+    if different <= CLOSED and count > 20 * different:
+        return "word"
+    return "char" if count <= 1.2 * len(sample) else "bpe"
+
+
+# Writing ---------------------------------------------------------------------------------------------------------
+
+
+class _Written(NamedTuple):
+    report: FilterReport
+    longest_source: int
+    longest_target: int
+
+
+def _write(
+    folder: Path,
+    pairs: Iterator[Pair],
+    source_tokenizer: Tokenizer,
+    tokenizer: Tokenizer,
+    filters: Filters,
+    cut: Callable[[list[int]], list[int]],
+) -> _Written:
+    sieve, longest, some = Sieve(filters), [0, 0], False
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        writing(folder / "source", source_tokenizer) as sources,
+        writing(folder / "target", tokenizer) as targets,
+        (folder / "pairs.jsonl").open("w", encoding="utf-8") as raw,
+    ):
+        while batch := list(islice(pairs, BATCH)):
+            some = True
+            first = source_tokenizer.encode_many([one_line(pair.source, source_tokenizer) for pair in batch])
+            second = tokenizer.encode_many([one_line(pair.target, tokenizer) for pair in batch])
+            for pair, source, target in zip(batch, map(cut, first), second, strict=True):
+                if not sieve.keeps(pair, len(source), len(target)):
+                    continue
+                sources.append(Piece(pair.source, last=True), source)
+                targets.append(Piece(pair.target, last=True), target)
+                longest = [max(longest[0], len(source) + 1), max(longest[1], len(target) + 1)]
+                if folder.name != "train":
+                    raw.write(json.dumps(pair, ensure_ascii=False) + "\n")
+    report = sieve.report() if some else FilterReport(pairs=0, dropped=())
+    return _Written(report, *longest)
+
+
+def one_line(text: str, tokenizer: Tokenizer) -> str:
+    """The text as it is encoded: the line end of a `word` tokenizer ends a text, so inside it becomes a space."""
+    return text.replace("\n", " ") if tokenizer.kind == "word" else text
+
+
+def _growth(sides: Sides) -> float:
+    source, target = sides.lengths()
+    return float(torch.quantile((target / source).float()[: 2**20], 0.999))
+
+
+def _watched(pairs: Iterator[Pair], what: str, progress: Progress) -> Iterator[Pair]:
+    done = 0
+    for pair in pairs:
+        yield pair
+        done += len(pair.source) + len(pair.target)
+        progress(what, done)

@@ -1,0 +1,118 @@
+"""From pairs to batches: buckets of similar length under a budget of tokens, the longest batch first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from textwright.noise import permuted
+from textwright.text.batching import IGNORE, Batch, Cursor, by_length
+from textwright.text.corpus import Corpus
+
+
+class Sides(NamedTuple):
+    """Two corpora whose documents belong together: document i of `target` is written from document i of `source`."""
+
+    source: Corpus
+    target: Corpus
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.target.ends)
+
+    def lengths(self) -> tuple[Tensor, Tensor]:
+        """(pairs,) tokens of each source and of each target, the end included."""
+        return _lengths(self.source), _lengths(self.target)
+
+
+class Reader(Protocol):
+    """How documents become ids; another one than the corpus's own may read them differently at every epoch."""
+
+    def __call__(self, side: int, number: int, epoch: int) -> Tensor:
+        """Ids (length,) of document `number` of the source (side 0) or the target (side 1), the end included."""
+
+
+class Plain:
+    """Documents as they were encoded once."""
+
+    def __init__(self, sides: Sides) -> None:
+        self.sides = sides
+        self.starts = [torch.cat([torch.zeros(1, dtype=torch.long), corpus.ends[:-1]]) for corpus in sides]
+
+    def __call__(self, side: int, number: int, epoch: int) -> Tensor:
+        corpus = self.sides[side]
+        return corpus.tokens[int(self.starts[side][number]) : int(corpus.ends[number])].long()
+
+
+class Buckets:
+    """All pairs in random order, anew every epoch; pairs of similar lengths share a batch.
+
+    The very first batch is the one with the longest pairs: what does not fit the memory fails at once, and not after an
+    hour.
+
+    Args:
+        sides: the pairs.
+        batch_tokens: tokens that the longer side of a batch has at most, padding included.
+        end: the id that stands before the first token of a text.
+        seed: of the order.
+        reader: gives the ids of a document.
+    """
+
+    def __init__(self, sides: Sides, batch_tokens: int, end: int, seed: int, reader: Reader | None = None) -> None:
+        self.sides, self.batch_tokens, self.end, self.seed = sides, batch_tokens, end, seed
+        self.source_lengths, self.target_lengths = sides.lengths()
+        self.reader = reader or Plain(sides)
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        while True:
+            groups = self._groups(cursor.epoch)
+            for number in range(cursor.batch, len(groups)):
+                cursor = Cursor(epoch=cursor.epoch, batch=number + 1)
+                yield self.gather(groups[number], cursor.epoch), cursor
+            cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def in_order(self, tokens: int | None = None) -> Iterator[Batch]:
+        """Every pair once, or the first pairs that hold so many target tokens: what a loss is measured on."""
+        longer = torch.maximum(self.source_lengths, self.target_lengths)
+        if tokens is not None:
+            longer = longer[: 1 + int((self.target_lengths.cumsum(0) < tokens).sum())]
+        for group in by_length(longer, self.batch_tokens):
+            yield self.gather(group, 0)
+
+    def _groups(self, epoch: int) -> list[Tensor]:
+        """Numbers of the pairs of each batch of an epoch."""
+        order = permuted(torch.arange(self.sides.pairs), self.sides.pairs, self.seed, epoch)
+        longer = torch.maximum(self.source_lengths, self.target_lengths)
+        # By the longer side, then by the other one, then by chance: sorting is stable, so the last comes first.
+        order = order[torch.minimum(self.source_lengths, self.target_lengths)[order].argsort(stable=True)]
+        groups = [order[places] for places in by_length(longer[order], self.batch_tokens)]
+        shuffled = permuted(torch.arange(len(groups)), len(groups), self.seed, epoch, 1).tolist()
+        if epoch == 0:
+            shuffled.remove(0)
+            shuffled.insert(0, 0)
+        return [groups[place] for place in shuffled]
+
+    def gather(self, numbers: Tensor, epoch: int) -> Batch:
+        """The batch of these pairs."""
+        sources = [self.reader(0, number, epoch) for number in numbers.tolist()]
+        targets = [self.reader(1, number, epoch) for number in numbers.tolist()]
+        first = torch.tensor([self.end])
+        tokens = pad_sequence([torch.cat([first, target[:-1]]) for target in targets], batch_first=True)
+        lengths = torch.tensor([len(target) for target in targets])
+        return Batch(
+            tokens,
+            pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+            None if bool((lengths == tokens.shape[1]).all()) else lengths,
+            None,
+            pad_sequence(sources, batch_first=True),
+            torch.tensor([len(source) for source in sources]),
+        )
+
+
+def _lengths(corpus: Corpus) -> Tensor:
+    return corpus.ends.diff(prepend=torch.zeros(1, dtype=torch.long))

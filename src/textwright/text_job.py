@@ -1,0 +1,127 @@
+"""The task of writing: a text goes on from itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textwright import plan
+from textwright.errors import ConfigError
+from textwright.evaluating.perplexity import head, panel, score
+from textwright.job import Job, Measures
+from textwright.models import LanguageModel
+from textwright.report import panel_table
+from textwright.reporting import Section
+from textwright.run import GenerationConfig, PairRun, TextRun, read_generation, write_generation
+from textwright.text.batching import Batches, Streams, Windows
+from textwright.text.corpus import Progress, open_prepared, prepare
+from textwright.text.sources import SourceConfig, files, fingerprint
+from textwright.text.tokenizers import TokenizerConfig
+from textwright.training.hardware import Hardware
+from textwright.training.parallel import World
+from textwright.training.records import Look
+from textwright.writer import generation_config, sample_text
+
+QUICK = 50_000  # validation tokens looked at during training; the whole text is measured at the end
+FIRST = 2_000  # and before training, when any model is equally ignorant
+SAMPLE = 200  # tokens of a sample
+
+
+class TextJob(Job):
+    """Args: config, and the run's folder, where the text was prepared."""
+
+    requested = ("source", "valid", "test", "tokenizer", "valid_fraction", "test_fraction")
+
+    def __init__(self, config: TextRun, out: Path) -> None:
+        self.config = config
+        self.data = open_prepared(out / "data")
+        self.generation = read_generation(out, GenerationConfig)
+        self.epoch_tokens = self.data.train.facts.tokens
+        self.kinds = f"{self.data.train.facts.vocabulary:,} ({self.data.tokenizer.kind})"
+
+    @staticmethod
+    def check(asked: Mapping[str, Any]) -> None:
+        useless = [key for key in ("valid_fraction", "test_fraction") if key in asked and asked.get("valid")]
+        if useless:
+            raise ConfigError(f"with a validation text nothing is split off: leave out {useless[0]}")
+        plan.check(asked)
+
+    @staticmethod
+    def fingerprint(asked: Mapping[str, Any]) -> str:
+        source = SourceConfig.parse(asked["source"], "source")
+        for other in (source, *filter(None, (_alike(asked, key) for key in ("valid", "test")))):
+            files(other)  # a missing one is told now, not when the vocabulary is learned
+        return fingerprint(source)
+
+    @staticmethod
+    def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+        source = SourceConfig.parse(asked["source"], "source")
+        others = [_alike(asked, key) for key in ("valid", "test")]
+        fractions = {key: asked[key] for key in ("valid_fraction", "test_fraction") if key in asked}
+        tokenizer = TokenizerConfig.parse(asked.get("tokenizer", {}), "tokenizer")
+        prepare(source, others[0], others[1], tokenizer, folder, progress=progress, **fractions)
+
+    @staticmethod
+    def defaults(asked: Mapping[str, Any], folder: Path, hardware: Hardware, processes: int) -> dict[str, Any]:
+        facts = open_prepared(folder).train.facts
+        return plan.defaults(asked, plan.Situation(facts, hardware, processes))
+
+    @staticmethod
+    def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
+        prepared = open_prepared(data)
+        prepared.tokenizer.save(out / "tokenizer.json")
+        write_generation(out, generation_config(prepared.tokenizer, prepared.train))
+
+    def describe(self) -> str:
+        facts = self.data.train.facts
+        return (
+            f"text: {facts.characters:,} characters, {facts.tokens:,} tokens of {self.kinds}, {facts.documents:,} "
+            f"documents; validation {self.data.valid.facts.tokens:,} tokens"
+        )
+
+    def sizes(self) -> list[tuple[str, object]]:
+        facts = self.data.train.facts
+        return [
+            ("vocabulary", self.kinds),
+            ("training text, characters", facts.characters),
+            ("training text, tokens", facts.tokens),
+        ]
+
+    def batches(self, model: LanguageModel, world: World) -> Batches:
+        """Contiguous streams for models whose memory does not grow, shuffled windows for the others."""
+        training, corpus, end = self.config.training, self.data.train, self.data.tokenizer.end
+        if model.window is not None:
+            return Windows(corpus, training.context, training.batch_tokens, end, training.seed)
+        rows = max(1, training.batch_tokens // training.context)
+        streams = Streams(corpus, rows, training.context, end, training.seed)
+        if streams.rows % world.size:
+            raise ConfigError(
+                f"{streams.rows} rows cannot be shared by {world.size} processes: "
+                "set training.batch_tokens and another --out"
+            )
+        return streams
+
+    def validate(self, model: LanguageModel, *, trained: bool) -> Look:
+        part = head(self.data.valid, QUICK if trained else FIRST)
+        precision = self.config.training.precision
+        total, tokens, _ = score(model, part, self.data.tokenizer.end, stride=model.window, precision=precision)
+        return Look(total / tokens)
+
+    def sample(self, model: LanguageModel) -> str:
+        return sample_text(model, self.data.tokenizer, self.generation, SAMPLE)
+
+    def measure(self, model: LanguageModel) -> Measures:
+        splits = {"validation": self.data.valid, "test": self.data.test}
+        end = self.data.tokenizer.end
+        panels = {name: panel(model, corpus, end) for name, corpus in splits.items() if corpus.facts.tokens}
+        facts: list[tuple[str, object]] = []
+        for name, one in panels.items():
+            facts += [(f"{name} loss, nats a token", round(one.loss, 4)), (f"{name} bits a byte", one.bits_per_byte)]
+        table = panel_table(panels)
+        return Measures(facts, table, [Section("Perplexity", [table])])
+
+
+def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:
+    """A validation or test source: read as the training source is, unless it says otherwise."""
+    return SourceConfig.parse({**asked["source"], **asked[key]}, key) if asked.get(key) else None
