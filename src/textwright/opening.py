@@ -44,9 +44,11 @@ def load_writer(path: str | Path) -> TextModel:
     return model
 
 
-def load_pairs(path: str | Path) -> PairModel:
-    """Open a run that writes with a source."""
+def load_pairs(path: str | Path, task: str | None = None) -> PairModel:
+    """Open a run that writes with a source, trained for `task` if one is named."""
     model = load(path)
     if isinstance(model, TextModel):
         raise ConfigError(f"{path} was trained on a text, not on pairs: textwright generate {path}")
+    if task is not None and model.config.task != task:
+        raise ConfigError(f"{path} was trained to {model.config.task}: textwright {model.config.task} {path}")
     return model

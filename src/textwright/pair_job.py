@@ -17,7 +17,7 @@ from textwright.evaluating.tasks import judge, judges
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
 from textwright.pair_model import PairModel, cut
-from textwright.reporting import Section, Table, heatmap, table
+from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
 from textwright.run import PairGeneration, PairRun, TextRun, read_generation, write_generation
 from textwright.text.batching import Batches
@@ -241,7 +241,7 @@ def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
     for text in writer.write(handy, alignments=True) if handy else []:
         if (seen := text[0].alignment) is not None:
             title = "Where the model looked in the source (columns) for each token it wrote (rows)"
-            return [heatmap(seen.weights, seen.target, seen.source, title=title, log=False)]
+            return [alignment(seen.weights, seen.target, seen.source, title=title)]
     return []
 
 

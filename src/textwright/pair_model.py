@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -16,6 +16,7 @@ from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
 from textwright.run import PairGeneration, PairRun
 from textwright.text.bitext import one_line
+from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.tokenizers import Tokenizer
 
 STRATEGIES = ("beam", "greedy", "sample")
@@ -113,7 +114,7 @@ class PairModel:
         if strategy not in STRATEGIES:
             raise ConfigError(f"unknown strategy {strategy!r}.{nearest(strategy, STRATEGIES)}")
         self._check_options(strategy, n_best, beams, length_penalty, seed, sampling)
-        ids = [self._checked(number, source) for number, source in enumerate(sources, 1)]
+        ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
         first = secrets.randbelow(2**31) if seed is None else seed
         temperature = {} if strategy == "sample" else {"temperature": 0.0 if strategy == "greedy" else 1.0}
         settings = Sampling.parse({**sampling, **temperature}, "sampling")
@@ -134,6 +135,16 @@ class PairModel:
         if alignments or (replace_unknown and self.tokenizer.unknown is not None):
             texts = [self._look(*pair, replace_unknown) for pair in zip(sources, texts, strict=True)]
         return texts
+
+    def reply(
+        self, turns: Sequence[str], *, strategy: str = "sample", seed: int | None = None, **options: Any
+    ) -> Written:
+        """The next turn of a dialogue, from the turns before it. Samples are drawn at temperature 0.7 and top_p 0.9
+        unless told otherwise: the likeliest reply is mostly the dullest one (Holtzman et al. 2020)."""
+        if strategy == "sample":
+            options = {"temperature": 0.7, "top_p": 0.9, **options}
+        source = compose_dialogue(turns, self.config.pairs[0].turns or TURNS)
+        return self.write([source], strategy=strategy, seed=seed, **options)[0][0]
 
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its prefix, its tokens as far as they are read, and the end."""
@@ -158,13 +169,14 @@ class PairModel:
 
     # -- how -------------------------------------------------------------------------------------------------------
 
-    def _checked(self, number: int, source: str) -> list[int]:
+    def checked(self, where: str, source: str) -> list[int]:
+        """The ids of a source; raises DataError, naming `where` it stands, for an empty or an overlong one."""
         if not source.strip():
-            raise DataError(f"source {number} is empty: there is nothing to write from")
+            raise DataError(f"{where} is empty: there is nothing to write from")
         ids, window = self.source_ids(source), self.model.source_window
         if window is not None and len(ids) > window:
             raise DataError(
-                f"source {number} has {len(ids):,} tokens, this model reads up to {window:,}: split or shorten it "
+                f"{where} has {len(ids):,} tokens, this model reads up to {window:,}: split or shorten it "
                 f"({source[:40]!r} …)"
             )
         return ids

@@ -94,6 +94,21 @@ def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) ->
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
 
 
+def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Table:
+    """A row for each metric."""
+    rows = [
+        (
+            one.first.name,
+            round(one.first.value, 2),
+            round(one.second.value, 2),
+            f"{one.difference:+.2f} ({one.difference_interval.low:+.2f} to {one.difference_interval.high:+.2f})",
+            round(one.p, 4),
+        )
+        for one in found
+    ]
+    return table(["metric", first, second, "difference (95 %)", "p"], rows)
+
+
 def _judges(model: PairModel, pairs: Sequence[Pair], language: str | None, lowercase: bool) -> list[Any]:
     config = model.config
     told = language or config.language or guess_language(pair.target for pair in pairs[:500])

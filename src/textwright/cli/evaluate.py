@@ -50,7 +50,7 @@ def evaluate(
         raise ConfigError("--stride is for runs on a text: leave it out")
     if data is not None and pairs is not None:
         raise ConfigError("give --data or --pairs, not both")
-    chosen = _read(model, run, data, pairs, fields)
+    chosen = read_test(model, run, data, pairs, fields)
     _pairs(model, chosen, (beams, length_penalty), (language, lowercase), outputs, json)
 
 
@@ -78,9 +78,10 @@ def _text(model: TextModel, run: Path, data: str | None, stride: int | None, jso
         typer.echo(panel_table({name: result}).text())
 
 
-def _read(
+def read_test(
     model: PairModel, run: Path, data: str | None, pairs: tuple[str, str] | None, fields: tuple[str, str] | None
 ) -> list[Pair]:
+    """The pairs to measure on: files, a table, or what the run was tested on."""
     from textwright.text.bitext import raw_pairs
     from textwright.text.pairs import PairSource, read_pairs
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from textwright.models.attention import hidden_after, weights
 from textwright.models.base import EncoderDecoder, Hidden, Source
 from textwright.models.blocks import BlockConfig, Cache, ResidualBlock, View, look_around, open_caches
-from textwright.models.layers import Dropout, init_weights
+from textwright.models.layers import Dropout
 from textwright.models.state import State
 
 
@@ -134,7 +134,13 @@ class TransformerEncoderDecoder(EncoderDecoder):
         self._init(config)
 
     def _init(self, config: EncoderDecoderConfig) -> None:
-        init_weights(self, config.layers)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:  # keeps the size of a signal in both directions (Glorot and Bengio 2010, eq. 16)
+                nn.init.xavier_uniform_(parameter)
+        for table in (self.embed, self.source_embed):
+            nn.init.normal_(table.weight, std=1 / math.sqrt(config.width))
         if config.tied:
             self.head.weight = self.embed.weight
         if config.shared:

@@ -1,5 +1,6 @@
 """Numbers become one offline HTML file: charts, tables and the page around them."""
 
+from textwright.reporting.alignments import alignment, save_alignment
 from textwright.reporting.charts import Series, bars, lines
 from textwright.reporting.heatmaps import heatmap
 from textwright.reporting.page import Block, Code, Sample, Section, page
@@ -14,9 +15,11 @@ __all__ = [
     "Section",
     "Series",
     "Table",
+    "alignment",
     "bars",
     "heatmap",
     "lines",
     "page",
+    "save_alignment",
     "table",
 ]

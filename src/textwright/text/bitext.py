@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from textwright.config import Config
 from textwright.errors import CheckpointError, DataError
@@ -25,6 +24,7 @@ from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, w
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
 from textwright.text.pairs import Pair, PairSource, read_pairs
 from textwright.text.segmenters import is_unspaced
+from textwright.text.sides import characters
 from textwright.text.sources import Piece
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
@@ -167,21 +167,15 @@ def check_sides(train: PairStream, valid: PairStream, named: Sequence[PairSource
     """Raises DataError when the sides of the validation pairs have changed places."""
     if not named:
         return
-    known, new = list(islice(train(), LOOK)), list(islice(valid(), LOOK))
-    sides = [[pair.source for pair in known], [pair.target for pair in known]]
-    sides += [[pair.source for pair in new], [pair.target for pair in new]]
+    known, new, prefix = list(islice(train(), LOOK)), list(islice(valid(), LOOK)), named[0].prefix
+    sides = [[pair.source.removeprefix(prefix) for pair in known], [pair.target for pair in known]]
+    sides += [[pair.source.removeprefix(prefix) for pair in new], [pair.target for pair in new]]
     if looks_swapped(*map(characters, sides)):
         first = named[0]
         raise DataError(
             f"the sides of {first.path} look swapped: its sources look like the training targets and its targets like "
             f"the training sources. First pair: {new[0].source[:60]!r} -> {new[0].target[:60]!r}. Name the source first"
         )
-
-
-def characters(texts: Iterable[str]) -> Tensor:
-    """(65536,) int64: how often each character occurs, by the lower 16 bits of its number."""
-    codes = torch.tensor([ord(character) & 0xFFFF for text in texts for character in text], dtype=torch.int64)
-    return torch.bincount(codes, minlength=1 << 16)
 
 
 # Tokenizers ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -136,15 +136,38 @@ def looks_swapped(train_source: Tensor, train_target: Tensor, valid_source: Tens
     Shape:
         all four: (vocabulary,), counts over the same ids.
     """
-    used = train_source + train_target + valid_source + valid_target > 0
-    source, target = train_source[used].double(), train_target[used].double()
-    size = min(source.sum(), target.sum())  # smoothing flattens the smaller side more, which would look like a reason
-    leaning = _smooth(target, size) - _smooth(source, size)  # (vocabulary,), how much likelier under the target side
-    to_target, to_source = _mean(leaning, target), _mean(-leaning, source)
-    if min(to_target, to_source) < FAR:
-        return False
-    gains = _mean(leaning, valid_source[used]), _mean(-leaning, valid_target[used])
-    return gains[0] > to_target / 2 and gains[1] > to_source / 2
+    known = _Sides.of(train_source, train_target)
+    return known.likes_target(valid_source) and known.likes_source(valid_target)
+
+
+def leaning(train_source: Tensor, train_target: Tensor, text: Tensor) -> bool:
+    """Whether a text looks like the targets and not like the sources, by the same measure; shapes as above."""
+    return _Sides.of(train_source, train_target).likes_target(text)
+
+
+class _Sides(NamedTuple):
+    """How much likelier each token is on the target side (nats), and what the sides would gain by changing places."""
+
+    leaning: Tensor
+    to_target: float
+    to_source: float
+
+    @classmethod
+    def of(cls, source: Tensor, target: Tensor) -> _Sides:
+        source, target = source.double(), target.double()
+        size = min(source.sum(), target.sum())
+        leaning = _smooth(target, size) - _smooth(source, size)
+        return cls(leaning, _mean(leaning, target), _mean(-leaning, source))
+
+    def likes_target(self, counts: Tensor) -> bool:
+        return self._differ and _mean(self.leaning, counts) > self.to_target / 2
+
+    def likes_source(self, counts: Tensor) -> bool:
+        return self._differ and _mean(-self.leaning, counts) > self.to_source / 2
+
+    @property
+    def _differ(self) -> bool:
+        return min(self.to_target, self.to_source) >= FAR
 
 
 def _smooth(counts: Tensor, size: Tensor) -> Tensor:

@@ -397,9 +397,9 @@ class Trainer:
         averaging = self.config.averaging
         if averaging.kind == "none":
             return None
-        ema = averaging.kind == "ema"
-        rule = moving(averaging.decay) if ema else get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
-        return AveragedModel(model, multi_avg_fn=rule)
+        if averaging.kind == "ema":
+            return AveragedModel(model, multi_avg_fn=moving(averaging.decay))
+        return AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
 
     def _update_average(self, share: float) -> None:
         averaging, average = self.config.averaging, self.tensors.average

@@ -1,0 +1,37 @@
+"""`textwright answer`: a question about a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def answer(
+    run: Annotated[Path, typer.Argument(help="A folder that `textwright train --task answer` wrote.")],
+    question: Annotated[str | None, typer.Option(help="The question.")] = None,
+    context: Annotated[str | None, typer.Option(help="The text that holds the answer; a file with @FILE.")] = None,
+    input: Annotated[Path | None, typer.Option(help="Many: a SQuAD .json, or a .jsonl.")] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
+    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
+    scores: Annotated[bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each answer.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a question and nothing else.")] = False,
+) -> None:
+    """Answer questions."""
+    from textwright.cli import sources
+    from textwright.errors import ConfigError
+    from textwright.opening import load_pairs
+    from textwright.text.pairs import compose_question
+
+    if (input is None) == (question is None):
+        raise ConfigError("ask one question, --question TEXT with --context TEXT, or give many with --input FILE")
+    model = load_pairs(run, "answer")
+    if question is None:
+        read = sources.read(model, None, input)
+    else:
+        text = (context or "").strip()
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        read = [(compose_question(question, text) if text else question, "the question")]
+    sources.write(model, run, read, sources.Printing(scores=scores, json=json), n_best=n_best, beams=beams)

@@ -1,0 +1,33 @@
+"""`textwright compare`: two runs on the same pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run.")],
+    second: Annotated[Path, typer.Argument(help="Another one, trained for the same task.")],
+    pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
+    data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
+) -> None:
+    """Compare two runs by paired bootstrap resampling (Koehn 2004): is the difference more than chance?"""
+    import json as jsons
+
+    from textwright.cli.evaluate import read_test
+    from textwright.opening import load_pairs
+    from textwright.pair_scores import compare_pairs, comparison_table
+
+    models = load_pairs(first), load_pairs(second)
+    tested = read_test(models[0], first, data, pairs, None)
+    found = compare_pairs(*models, tested)
+    if json:
+        typer.echo(jsons.dumps([one.dump() for one in found], ensure_ascii=False, indent=2))
+        return
+    typer.echo(comparison_table(found, str(first), str(second)).text())
+    for one in found:
+        typer.echo(one.sentence)

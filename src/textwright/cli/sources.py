@@ -1,0 +1,152 @@
+"""What the verbs with a source share: where sources come from, what is told about them, how texts are printed."""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from textwright.pair_model import PairModel, Written
+
+TOLD = 5  # lines to standard error about single sources
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How texts are shown."""
+
+    scores: bool = False
+    alignments: bool = False
+    picture: Path | None = None
+    json: bool = False
+
+    @property
+    def looks(self) -> bool:
+        """Somebody wants to know where the model looked."""
+        return self.alignments or self.picture is not None
+
+
+def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool = False) -> list[tuple[str, str]]:
+    """Sources as (text, where): the argument, the sources of a file, or standard input, its lines or the whole."""
+    from textwright.errors import ConfigError
+    from textwright.text.pairs import PairSource, read_sources
+
+    if text is not None and file is not None:
+        raise ConfigError("give a text or --input, not both")
+    if whole and (text is not None or file is not None):
+        raise ConfigError("--whole is about standard input: leave it out")
+    if whole:
+        return [(sys.stdin.read().strip(), "standard input")]
+    if text is not None:
+        return [(text, "the text")]
+    if file is None:
+        return [(line.rstrip("\n"), f"line {number}") for number, line in enumerate(sys.stdin, 1)]
+    trained: PairSource = model.config.pairs[0]
+    bare = trained.model_copy(update={"prefix": ""})  # the model puts it in front
+    return [(source.text, source.where) for source in read_sources(str(file), bare)]
+
+
+def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], printing: Printing, **options: Any) -> None:
+    """Write for every source and print; a blank source gets a blank text, so that lines stay beside each other."""
+    real = [place for place, (text, _) in enumerate(sources) if text.strip()]
+    check(model, run, [sources[place] for place in real])
+    if len(real) < len(sources):
+        blank = next(where for text, where in sources if not text.strip())
+        tell(f"{len(sources) - len(real)} empty source(s) (first: {blank}): nothing is written for them")
+    texts = model.write([sources[place][0] for place in real], alignments=printing.looks, **options)
+    written = dict(zip(real, texts, strict=True))
+    if printing.picture is not None:
+        draw(printing.picture, [group[0] for group in texts])
+    groups = [written.get(place, []) for place in range(len(sources))]
+    lines = records(sources, groups) if printing.json else plain(groups, printing)
+    for line in lines:
+        typer.echo(line)
+
+
+def records(sources: Sequence[tuple[str, str]], groups: Sequence[list[Written]]) -> Iterator[str]:
+    """One JSON object a source."""
+    for (source, _), group in zip(sources, groups, strict=True):
+        outputs = [
+            {
+                "text": text.text,
+                "score": text.score,
+                "logprob": text.logprob,
+                "tokens": list(text.tokens),
+                "finish_reason": text.finish_reason,
+                **({} if text.seed is None else {"seed": text.seed}),
+                **({} if text.alignment is None else {"alignment": text.alignment._asdict()}),
+            }
+            for text in group
+        ]
+        yield jsons.dumps({"source": source, "outputs": outputs}, ensure_ascii=False)
+
+
+def plain(groups: Sequence[list[Written]], printing: Printing) -> Iterator[str]:
+    """One line a text, fields separated by tabs: the text, its score, and pairs of tokens (Pharaoh format)."""
+    for group in groups:
+        for text in group:
+            fields = [text.text.replace("\n", " ").replace("\t", " ")]
+            fields += [f"{text.score:.4f}"] if printing.scores else []
+            if printing.alignments:
+                rows = text.alignment.weights if text.alignment else ()
+                best = [max(range(len(row)), key=row.__getitem__) for row in rows]
+                fields.append(" ".join(f"{source}-{target}" for target, source in enumerate(best)))
+            yield "\t".join(fields)
+        if not group:
+            yield ""
+
+
+def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> None:
+    """Raise for sources that cannot be read, before anything is written; tell what looks wrong.
+
+    Raises:
+        DataError: one is longer than the model reads; it says where.
+    """
+    from textwright.errors import DataError
+    from textwright.text.sides import looks_like_target
+
+    strange = []
+    for text, where in sources:
+        try:
+            model.checked(where, text)
+        except DataError as error:
+            raise DataError(f"{error}. Nothing was written") from None
+        unseen = model.source_tokenizer.unseen(text)
+        if unseen:
+            all_of_it = not set("".join(text.split())) - set("".join(unseen))
+            strange.append(
+                f"{where}: {'nothing but' if all_of_it else 'has'} characters or words never seen in training: "
+                f"{', '.join(map(repr, unseen[:5]))}"
+            )
+    for line in strange[:TOLD]:
+        tell(line)
+    if len(strange) > TOLD:
+        tell(f"… and {len(strange) - TOLD} more such sources")
+    if looks_like_target(run / "data", [text for text, _ in sources]):
+        tell("these sources look like what this model writes, not like what it reads: are the sides mixed up?")
+
+
+def draw(path: Path, texts: Sequence[Written]) -> None:
+    """Heat maps of where the model looked, as .svg or .png; of several texts, numbered files."""
+    from textwright.errors import ConfigError
+    from textwright.reporting import save_alignment
+
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise ConfigError(f"--picture {path}: expected a file that ends with .svg or .png")
+    drawn = [text.alignment for text in texts if text.alignment is not None]
+    if not drawn:
+        raise ConfigError("this model has no attention: there is no alignment to draw")
+    for number, seen in enumerate(drawn, 1):
+        file = path if len(drawn) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        save_alignment(file, seen.weights, seen.target, seen.source)
+
+
+def tell(text: str) -> None:
+    """One line to standard error."""
+    typer.echo(f"textwright: {text}", err=True)

@@ -1,0 +1,42 @@
+"""Is a text of the side that a model reads, or of the side it writes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from textwright.errors import CheckpointError
+from textwright.text.corpus import open_corpus
+from textwright.text.filters import leaning
+from textwright.text.tokenizers import Tokenizer
+
+LOOK = 2000  # texts by which the sides are known
+ENOUGH = 60  # characters without which nothing can be told
+
+
+def characters(texts: Iterable[str]) -> Tensor:
+    """(65536,) int64: how often each character occurs, by the lower 16 bits of its number."""
+    codes = torch.tensor([ord(character) & 0xFFFF for text in texts for character in text], dtype=torch.int64)
+    return torch.bincount(codes, minlength=1 << 16)
+
+
+def looks_like_target(data: Path, texts: Sequence[str]) -> bool:
+    """Whether texts look like the targets of a run's training pairs rather than its sources; False where the run's
+    data is gone, where there is too little text, or where the sides are alike."""
+    if sum(map(len, texts)) < ENOUGH:
+        return False
+    try:
+        sides = [_known(data, side, name) for side, name in (("source", "source_tokenizer"), ("target", "tokenizer"))]
+    except CheckpointError:
+        return False
+    return leaning(characters(sides[0]), characters(sides[1]), characters(texts))
+
+
+def _known(data: Path, side: str, name: str) -> list[str]:
+    corpus, tokenizer = open_corpus(data / "train" / side), Tokenizer.load(data / f"{name}.json")
+    bounds = [0, *corpus.ends[:LOOK].tolist()]
+    return [tokenizer.decode(corpus.tokens[start : stop - 1].tolist()) for start, stop in pairwise(bounds)]
