@@ -6,8 +6,12 @@ import pytest
 
 from textwright.config import override
 from textwright.errors import ConfigError
-from textwright.fit import check
+from textwright.fit import job_of
 from textwright.run import merge
+
+
+def check(request: dict) -> None:
+    job_of(request).check(request)
 
 
 def asked(**more: object) -> dict:
@@ -39,6 +43,45 @@ def test_wrong_configuration_is_refused_before_any_work(wrong: dict, message: st
 
 def test_what_is_right_passes() -> None:
     check(asked(model={"family": "lstm", "width": 10}, training={"budget": {"epochs": 2}}))
+
+
+def pairs(**more: object) -> dict:
+    return merge({"task": "translate", "pairs": [{"path": "a", "target": "b"}], "model": {"family": "encdec"}}, more)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"task": "transalte"}, "no task 'transalte'. Did you mean 'translate'"),
+        ({"model": {"family": "gru"}}, "'gru' found using 'family' does not match.*'seq2seq', 'encdec'"),
+        ({"model": {"family": "seq2seq", "attention": {"kind": "dott"}}}, "'dott'.*'dot'"),
+        ({"model": {"family": "seq2seq", "attention": {"kind": "dot", "heads": 2}}}, "unknown key.*heads"),
+        ({"model": {"family": "seq2seq", "attention": {"kind": "none"}}}, "input_feeding and copying need attention"),
+        ({"model": {"family": "seq2seq", "attention": {"kind": "dot"}}}, "as wide as the decoder: 512 and 256"),
+        ({"model": {"copying": True, "source_vocab": 9, "shared": False}}, "needs one vocabulary"),
+        ({"model": {"dropout": 0.0}, "training": {"r_drop": 1.0}}, "set model.dropout"),
+        ({"training": {"context": 64}}, "unknown key 'training.context'"),
+        ({"pairs": []}, "pairs"),
+        ({"pairs": [{"path": "a", "target": "b", "fields": ["x", "y"]}]}, "exclude each other"),
+        ({"language": "xx"}, "code of the target language"),
+        ({"bpe_dropout": 1.5}, "bpe_dropout.*less than 1"),
+    ],
+)
+def test_wrong_configuration_of_pairs_is_refused_before_any_work(wrong: dict, message: str) -> None:
+    request = pairs(**wrong)
+    with pytest.raises(ConfigError, match=message):
+        check(request)
+
+
+def test_what_is_only_for_sources_is_refused_without_one() -> None:
+    for training in ({"r_drop": 1.0}, {"scheduled_sampling": 0.2}, {"keep": "score"}):
+        with pytest.raises(ConfigError, match=r"leave out training\.keep|for tasks with a source"):
+            check(asked(training=training))
+
+
+def test_right_configurations_of_pairs_pass() -> None:
+    check(pairs())
+    check(pairs(model={"family": "seq2seq", "cell": "lstm"}, training={"r_drop": 5.0, "keep": "score"}))
 
 
 def test_override_reads_values_as_yaml() -> None:

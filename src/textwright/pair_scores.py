@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from textwright.errors import ConfigError
+from textwright.evaluating.baselines import copied, leading, nearest
 from textwright.evaluating.bootstrap import Comparison, interval, paired_bootstrap
 from textwright.evaluating.languages import guess_language
 from textwright.evaluating.resampling import Interval
@@ -15,6 +17,7 @@ from textwright.evaluating.tasks import judge, judges
 from textwright.pair_model import PairModel
 from textwright.reporting import Table, table
 from textwright.text.pairs import Pair
+from textwright.text.sides import texts_of
 
 LEAST = 6  # items that a bootstrap needs
 
@@ -92,6 +95,21 @@ def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) ->
     references = [[pair.target, *pair.others] for pair in pairs]
     metrics = _judges(first, pairs, None, first.config.lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
+
+
+def baseline_scores(
+    model: PairModel, run: Path, pairs: Sequence[Pair], *, language: str | None = None, lowercase: bool = False
+) -> dict[str, list[Score]]:
+    """What copying, the first sentence and the nearest training source score on the pairs, by name."""
+    metrics = _judges(model, pairs, language, lowercase)
+    sources, references = [pair.source for pair in pairs], [[pair.target, *pair.others] for pair in pairs]
+    known, targets = (texts_of(run / "data", side) for side in ("source", "target"))
+    texts = {
+        "copying the source": copied(sources),
+        "its first sentence": leading(sources),
+        "nearest neighbour": nearest(known, targets, sources),
+    }
+    return {name: judge(metrics, written, references) for name, written in texts.items()}
 
 
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Table:

@@ -7,14 +7,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from textwright.decoding import Beam, Request, Sampling, beam_search, collect, generate
-from textwright.models.base import BaseConfig, Hidden, LanguageModel, Source
+from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, LanguageModel, Source
 from textwright.models.state import State
+from textwright.pair_model import PairModel
 from textwright.training.forensics import finite
 from textwright.writer import TextModel
 
@@ -37,6 +38,7 @@ class Case:
     model: LanguageModel
     tokens: Tensor
     lengths: Tensor
+    source: Source | None  # of the rows, for models that read one
     tolerance: float
 
     @classmethod
@@ -45,11 +47,33 @@ class Case:
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, model.head.out_features, (4, longest), generator=generator)
         lengths = torch.tensor([longest, 1, max(1, longest // 2), max(1, longest - 1)])
-        return cls(model, tokens.to(model.device), lengths.to(model.device), tolerance)
+        source = None
+        if isinstance(model, EncoderDecoder):
+            places = torch.randint(0, model.source_vocab, (4, 7), generator=generator).to(model.device)
+            source = Source(places, torch.tensor([7, 2, 1, 5], device=model.device))
+        return cls(model, tokens.to(model.device), lengths.to(model.device), source, tolerance)
+
+    def begin(self, rows: Sequence[int] | None = None) -> State:
+        """A fresh state for some rows."""
+        rows = range(len(self.tokens)) if rows is None else rows
+        return self.model.begin(len(rows), self.sources(rows))
+
+    def sources(self, rows: Sequence[int]) -> Source | None:
+        """The sources of some rows, as one ragged batch."""
+        if self.source is None:
+            return None
+        lengths = self.source.lengths[list(rows)]
+        return Source(self.source.values[list(rows), : int(lengths.max())], lengths)
+
+    def request(self, row: int, sampling: Sampling, **more: Any) -> Request:
+        """The row's tokens as a prompt."""
+        source = self.sources([row])
+        ids = None if source is None else tuple(source.values[0].tolist())
+        return Request(tuple(self.tokens[row, : self.lengths[row]].tolist()), sampling, source=ids, **more)
 
     def alone(self, row: int) -> Tensor:
         """Logits (time, vocab) of one row by itself, whole, without any state: what everything is compared with."""
-        logits: Tensor = self.model(self.tokens[row : row + 1, : self.lengths[row]]).logits
+        logits: Tensor = self.model(self.tokens[row : row + 1, : self.lengths[row]], source=self.sources([row])).logits
         return logits[0].float()
 
     def differ(self, got: Tensor, want: Tensor) -> float:
@@ -62,7 +86,7 @@ class Case:
 
 
 @torch.no_grad()
-def selftest(writer: TextModel, tolerance: float = 1e-4) -> list[Check]:
+def selftest(writer: TextModel | PairModel, tolerance: float = 1e-4) -> list[Check]:
     """All checks on one model. Weights that are not finite end it at once, with the layer named."""
     model = writer.model.eval()
     for name, parameter in model.named_parameters():
@@ -78,13 +102,13 @@ def selftest(writer: TextModel, tolerance: float = 1e-4) -> list[Check]:
         batched,
         brute_force,
     ]
-    return [Check("finite weights", True, "all"), *(check(case) for check in checks), streamed(writer)]
+    results = [Check("finite weights", True, "all"), *(check(case) for check in checks)]
+    return [*results, streamed(writer)] if isinstance(writer, TextModel) else results
 
 
 def by_steps(case: Case) -> Check:
-    rows, time = case.tokens.shape
-    state, parts = case.model.begin(rows), []
-    for step in range(time):
+    state, parts = case.begin(), []
+    for step in range(case.tokens.shape[1]):
         output = case.model(case.tokens[:, step : step + 1], state=state)
         state = output.after
         parts.append(output.logits)
@@ -94,14 +118,14 @@ def by_steps(case: Case) -> Check:
 
 def in_chunks(case: Case) -> Check:
     cut = max(1, case.tokens.shape[1] // 3)
-    first = case.model(case.tokens[:, :cut], state=case.model.begin(len(case.tokens)))
+    first = case.model(case.tokens[:, :cut], state=case.begin())
     second = case.model(case.tokens[:, cut:], state=first.after)
     got = torch.cat([first.logits, second.logits], 1)
     return case.verdict("in chunks == all at once", _by_row(case, got))
 
 
 def ragged(case: Case) -> Check:
-    got = case.model(case.tokens, case.lengths, case.model.begin(len(case.tokens))).logits
+    got = case.model(case.tokens, case.lengths, case.begin()).logits
     return case.verdict("a padded batch == each row alone", _by_row(case, got))
 
 
@@ -109,7 +133,7 @@ def frozen(case: Case) -> Check:
     """Rows that are given no token do not move."""
     rows = len(case.tokens)
     nothing = torch.zeros(rows, dtype=torch.long, device=case.tokens.device)
-    before = case.model(case.tokens, case.lengths - 1, case.model.begin(rows)).after
+    before = case.model(case.tokens, case.lengths - 1, case.begin()).after
     idle = case.model(case.tokens[:, :2], nothing, before).after
     last = case.tokens.gather(1, case.lengths[:, None] - 1)
     got = case.model(last, state=idle).logits[:, 0]
@@ -120,7 +144,7 @@ def frozen(case: Case) -> Check:
 def select_and_concat(case: Case) -> Check:
     rows = len(case.tokens)
     halves = [list(range(rows // 2)), list(range(rows // 2, rows))]
-    states = [case.model(case.tokens[h], case.lengths[h] - 1, case.model.begin(len(h))).after for h in halves]
+    states = [case.model(case.tokens[h], case.lengths[h] - 1, case.begin(h)).after for h in halves]
     order = torch.tensor([2, 0, 0, 3], device=case.tokens.device)
     joined = states[0].concat(states[1]).select(order)
     last = case.tokens.gather(1, case.lengths[:, None] - 1)[order]
@@ -131,10 +155,9 @@ def select_and_concat(case: Case) -> Check:
 
 def batched(case: Case) -> Check:
     """Continuous batching writes what every request writes alone."""
-    prompts = [tuple(row[:n].tolist()) for row, n in zip(case.tokens, case.lengths.tolist(), strict=True)]
     requests = [
-        Request(prompt, Sampling(temperature=heat), seed=number, max_new_tokens=4 + 5 * number)
-        for number, (prompt, heat) in enumerate(zip(prompts, (0.0, 1.0, 0.8, 0.0), strict=True))
+        case.request(row, Sampling(temperature=heat), seed=row, max_new_tokens=4 + 5 * row)
+        for row, heat in enumerate((0.0, 1.0, 0.8, 0.0))
     ]
     together = collect(generate(case.model, requests, None, max_rows=2))
     alone = [collect(generate(case.model, [request], None))[0] for request in requests]
@@ -147,10 +170,13 @@ def brute_force(case: Case) -> Check:
     model = Narrow(case.model, torch.arange(NARROW, device=case.tokens.device))
     prompt = tuple((case.tokens[0, :3] % NARROW).tolist())
     beam = Beam(beams=NARROW**LENGTH, length_penalty=0.0)
-    found = beam_search(model, [Request(prompt, max_new_tokens=LENGTH)], None, beam)[0]
+    read = case.sources([0])
+    source = None if read is None else tuple(read.values[0].tolist())
+    found = beam_search(model, [Request(prompt, max_new_tokens=LENGTH, source=source)], None, beam)[0]
     texts = torch.tensor(list(itertools.product(range(NARROW), repeat=LENGTH)), device=case.tokens.device)
     whole = torch.cat([torch.tensor(prompt, device=texts.device).expand(len(texts), -1), texts], 1)
-    logprobs = model(whole[:, :-1]).logits[:, len(prompt) - 1 :].float().log_softmax(-1)
+    every = None if read is None else Source(*(leaf.expand(len(texts), *leaf.shape[1:]) for leaf in read))
+    logprobs = model(whole[:, :-1], source=every).logits[:, len(prompt) - 1 :].float().log_softmax(-1)
     scores = logprobs.gather(2, texts[..., None]).sum((1, 2))
     best = tuple(texts[scores.argmax()].tolist())
     same = found[0].tokens == best or abs(found[0].logprob - float(scores.max())) < case.tolerance
@@ -183,6 +209,9 @@ class Narrow(LanguageModel):
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
     ) -> tuple[Hidden, State | None]:
         return self.model.hidden(self.tokens[tokens], lengths, state, source)
+
+    def logits(self, hidden: Hidden) -> Tensor:
+        return self.model.logits(hidden)[..., self.tokens]
 
 
 def _by_row(case: Case, got: Tensor) -> list[float]:

@@ -26,6 +26,9 @@ def evaluate(
     language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Compare translations without case.")] = False,
     outputs: Annotated[Path | None, typer.Option(help="Write the texts into this file, line by line.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Score what needs no model, too: copying, first sentence, neighbour.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Measure a run: perplexities in float32 and constant memory, or scores with their signatures and intervals."""
@@ -42,6 +45,7 @@ def evaluate(
             "--length-penalty": length_penalty,
         }
         options |= {"--language": language, "--lowercase": lowercase or None, "--outputs": outputs}
+        options |= {"--baselines": baselines or None}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
         _text(model, run, data, stride, json)
@@ -51,7 +55,7 @@ def evaluate(
     if data is not None and pairs is not None:
         raise ConfigError("give --data or --pairs, not both")
     chosen = read_test(model, run, data, pairs, fields)
-    _pairs(model, chosen, (beams, length_penalty), (language, lowercase), outputs, json)
+    _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
 
 def _text(model: TextModel, run: Path, data: str | None, stride: int | None, json: bool) -> None:
@@ -98,22 +102,30 @@ def read_test(
 
 def _pairs(
     model: PairModel,
+    run: Path,
     pairs: list[Pair],
     search: tuple[int | None, float | None],
     compared: tuple[str | None, bool],
     outputs: Path | None,
+    baselines: bool,
     json: bool,
 ) -> None:
     import json as jsons
 
-    from textwright.pair_scores import evaluate_pairs
+    from textwright.pair_scores import baseline_scores, evaluate_pairs
 
     result = evaluate_pairs(
         model, pairs, beams=search[0], length_penalty=search[1], language=compared[0], lowercase=compared[1]
     )
     if outputs is not None:
         outputs.write_text("".join(text.replace("\n", " ") + "\n" for text in result.texts), encoding="utf-8")
+    simple = baseline_scores(model, run, pairs, language=compared[0], lowercase=compared[1]) if baselines else {}
     if json:
-        typer.echo(jsons.dumps(result.dump(), ensure_ascii=False, indent=2))
-    else:
-        typer.echo(result.table().text())
+        plain = {name: [score.dump() for score in scores] for name, scores in simple.items()}
+        typer.echo(
+            jsons.dumps({**result.dump(), **({"baselines": plain} if plain else {})}, ensure_ascii=False, indent=2)
+        )
+        return
+    typer.echo(result.table().text())
+    for name, scores in simple.items():
+        typer.echo(f"{name}: {', '.join(f'{score.name} {score.value:.2f}' for score in scores)}")

@@ -11,7 +11,19 @@ from typing import Any
 
 import typer
 
-from textwright.cli import answer, chat, compare, doctor, evaluate, generate, selftest, train, transform, verify_resume
+from textwright.cli import (
+    answer,
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    recipes,
+    selftest,
+    train,
+    transform,
+    verify_resume,
+)
 from textwright.errors import TextwrightError
 
 
@@ -51,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (train, evaluate, generate, answer, chat, compare, doctor, selftest, verify_resume):
+for module in (train, evaluate, generate, answer, chat, compare, recipes, doctor, selftest, verify_resume):
     name = module.__name__.rsplit(".", 1)[1]
     app.command(name.replace("_", "-"))(guarded(getattr(module, name)))
 for verb, purpose in transform.VERBS.items():

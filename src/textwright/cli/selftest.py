@@ -14,7 +14,7 @@ def selftest(
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Check on this model that cached == uncached == brute force, batched == single, stream == text."""
-    from textwright.opening import load_writer as load
+    from textwright.opening import load
     from textwright.selftest import selftest as run_checks
 
     checks = run_checks(load(run))

@@ -53,8 +53,16 @@ def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool =
 
 
 def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], printing: Printing, **options: Any) -> None:
-    """Write for every source and print; a blank source gets a blank text, so that lines stay beside each other."""
+    """Write for every source and print; a blank source gets a blank text, so that lines stay beside each other.
+
+    Raises:
+        DataError: all sources are blank, or one cannot be read.
+    """
+    from textwright.errors import DataError
+
     real = [place for place, (text, _) in enumerate(sources) if text.strip()]
+    if not real:
+        raise DataError(f"{sources[0][1] if sources else 'the input'} is empty: there is nothing to write from")
     check(model, run, [sources[place] for place in real])
     if len(real) < len(sources):
         blank = next(where for text, where in sources if not text.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "A file, a folder, a glob, builtin:python-docs, or hf:NAME. For tasks with a source: a .tsv, .csv, .jsonl or SQuAD "
-    ".json that holds both sides."
+    ".json that holds both sides. Or a recipe, a .yaml."
 )
 SETTING = "Any setting by its path, e.g. training.optimizer.learning_rate=3e-4; repeat for several."
 FAMILIES = ("rnn", "gru", "lstm", "transformer")
@@ -22,8 +23,8 @@ Files = tuple[str, str]
 def train(
     source: Annotated[str | None, typer.Argument(help=SOURCE, show_default="builtin:python-docs")] = None,
     task: Annotated[
-        str, typer.Option(help="write, or with a source: translate, summarize, answer, chat, convert.")
-    ] = "write",
+        str | None, typer.Option(help="write, or with a source: translate, summarize, answer, chat, convert.")
+    ] = None,
     pairs: Annotated[Files | None, typer.Option(help="Two files, line by line: the sources and the targets.")] = None,
     valid: Annotated[
         str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
@@ -31,14 +32,17 @@ def train(
     valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
     test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
     fields: Annotated[Files | None, typer.Option(help="Columns of source and target in a table.")] = None,
-    model: Annotated[str, typer.Option(help="rnn, gru, lstm or transformer.")] = "transformer",
+    model: Annotated[
+        str | None, typer.Option(help="rnn, gru, lstm or transformer.", show_default="transformer")
+    ] = None,
     tokenizer: Annotated[
-        str, typer.Option(help="auto, char, byte, word, bpe, spacy:LANG, jieba, or a tokenizer.json.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="auto, char, byte, word, bpe, spacy:LANG, jieba, or a tokenizer.json.", show_default="auto"),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes (3 if no budget is given).")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.", show_default="0")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-MODEL.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs, too.")] = False,
@@ -48,28 +52,59 @@ def train(
     from textwright.cli.console import ConsoleAudience
     from textwright.errors import ConfigError, nearest
     from textwright.fit import default_folder, fit
+    from textwright.recipes import is_recipe
 
-    if model not in FAMILIES:
+    if model is not None and model not in FAMILIES:
         raise ConfigError(f"--model {model}: unknown family.{nearest(model, FAMILIES)}")
-    settings, budget = tuple(set_ or ()), (minutes, steps, epochs, seed)
+    settings, budget = tuple(set_ or ()), (minutes, steps, epochs)
+    files = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--fields": fields}
     request: dict[str, Any]
-    if task == "write":
-        useless = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--fields": fields}
-        if given := [name for name, value in useless.items() if value is not None]:
-            raise ConfigError(f"{given[0]} is for tasks with a source: add --task translate (or summarize, answer, …)")
-        name = source or "builtin:python-docs"
-        request = asked(name, model, tokenizer, valid, *budget, settings)
-        folder = out or default_folder(name, model)
+    if source is not None and is_recipe(source):
+        others = {"--task": task, "--valid": valid, "--model": model, "--tokenizer": tokenizer, **files}
+        _refuse(others, "a recipe says so itself: leave out {}, or --set")
+        request = _recipe(Path(source), budget, seed, settings)
+        folder = out or Path("runs") / Path(source).stem
+    elif task in (None, "write"):
+        _refuse(files, "{} is for tasks with a source: add --task translate (or summarize, answer, …)")
+        name, family = source or "builtin:python-docs", model or "transformer"
+        request = asked(name, family, tokenizer or "auto", valid, *budget, seed or 0, settings)
+        folder = out or default_folder(name, family)
     else:
         train_on = _sources("the training data", source, pairs, fields)
         if not train_on:
             raise ConfigError(f"--task {task} needs pairs: --pairs SOURCES TARGETS, or one file that holds both sides")
         validate_on = _sources("--valid", valid, valid_pairs, fields)
         test_on = _sources("--test-pairs", None, test_pairs, None)
-        request = asked_pairs(task, train_on, validate_on, test_on, model, tokenizer, *budget, settings)
-        folder = out or default_folder(train_on[0].path, f"{task}-{model}")
+        family = model or "transformer"
+        sides = (train_on, validate_on, test_on)
+        request = asked_pairs(str(task), *sides, family, tokenizer or "auto", *budget, seed or 0, settings)
+        folder = out or default_folder(train_on[0].path, f"{task}-{family}")
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience, tensorboard=tensorboard)
+
+
+def _refuse(given: Mapping[str, object], message: str) -> None:
+    from textwright.errors import ConfigError
+
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(message.format(name))
+
+
+def _recipe(
+    path: Path, budget: tuple[float | None, int | None, float | None], seed: int | None, settings: tuple[str, ...]
+) -> dict[str, Any]:
+    """A recipe's request, with another budget or seed if they were given."""
+    from textwright.config import override
+    from textwright.recipes import read_recipe
+    from textwright.run import merge
+
+    request = dict(read_recipe(path).run)
+    given = {name: value for name, value in zip(("minutes", "steps", "epochs"), budget, strict=True) if value}
+    if given:
+        request = merge(request, {"training": {"budget": {}}})
+        request["training"]["budget"] = given
+    return override(merge(request, {"training": {"seed": seed}} if seed is not None else {}), settings)
 
 
 def _sources(what: str, table: str | None, files: Files | None, fields: Files | None) -> list[PairSource]:

@@ -30,13 +30,15 @@ def looks_like_target(data: Path, texts: Sequence[str]) -> bool:
     if sum(map(len, texts)) < ENOUGH:
         return False
     try:
-        sides = [_known(data, side, name) for side, name in (("source", "source_tokenizer"), ("target", "tokenizer"))]
+        sides = [texts_of(data, side, LOOK) for side in ("source", "target")]
     except CheckpointError:
         return False
     return leaning(characters(sides[0]), characters(sides[1]), characters(texts))
 
 
-def _known(data: Path, side: str, name: str) -> list[str]:
-    corpus, tokenizer = open_corpus(data / "train" / side), Tokenizer.load(data / f"{name}.json")
-    bounds = [0, *corpus.ends[:LOOK].tolist()]
+def texts_of(data: Path, side: str, most: int | None = None) -> list[str]:
+    """The training texts of a run's prepared pairs, "source" or "target", as their tokens spell them."""
+    corpus = open_corpus(data / "train" / side)
+    tokenizer = Tokenizer.load(data / ("source_tokenizer.json" if side == "source" else "tokenizer.json"))
+    bounds = [0, *corpus.ends[:most].tolist()]
     return [tokenizer.decode(corpus.tokens[start : stop - 1].tolist()) for start, stop in pairwise(bounds)]

@@ -1,0 +1,103 @@
+"""Recipes: one YAML file for each published result, with everything that repeats it.
+
+    about: what it shows
+    needs: the data, and where it comes from
+    run: {task: …, pairs: …, model: …, training: …}       as in config.json; what is left out is planned
+    results: [{on: test_2016_flickr, metric: BLEU, value: 39.2, range: 0.8, …}]
+
+Paths may begin with ${TEXTWRIGHT_DATA}, the folder that holds the corpora.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from textwright.config import Config
+from textwright.errors import ConfigError, DataError
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Result(Config):
+    """A figure somebody measured with the recipe.
+
+    Attributes:
+        on: the text it was measured on.
+        metric, value: and how far other seeds were from it, or None if there was one seed only.
+        signature: how the metric was computed.
+        seed, minutes, machine: of the run.
+        baseline: what a model-free baseline scores, by its name.
+        note: what a reader must know.
+    """
+
+    on: str
+    metric: str
+    value: float
+    range: float | None = None
+    signature: str = ""
+    seed: int = 0
+    minutes: float
+    machine: str
+    baseline: dict[str, float] = Field(default_factory=dict)
+    note: str = ""
+
+
+class Recipe(Config):
+    """A recipe's contents."""
+
+    about: str
+    needs: str
+    run: dict[str, Any]
+    results: tuple[Result, ...] = ()
+
+
+def is_recipe(name: str) -> bool:
+    """True for the name of a YAML file."""
+    return Path(name).suffix.lower() in (".yaml", ".yml")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe, its paths filled in.
+
+    Raises:
+        DataError: the file is missing or no YAML.
+        ConfigError: a key is unknown, or ${TEXTWRIGHT_DATA} stands for nothing.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected the keys about, needs, run and results, got {type(data).__name__}")
+    recipe = Recipe.parse(data, str(path))
+    return recipe.model_copy(update={"run": _filled(recipe.run, recipe.needs)})
+
+
+def list_recipes(folder: Path) -> list[tuple[str, Recipe]]:
+    """All recipes of a folder by name."""
+    found = []
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        found.append((path.stem, Recipe.parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))))
+    return found
+
+
+def _filled(value: Any, needs: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(item, needs) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, needs) for item in value]
+    return VARIABLE.sub(lambda match: _variable(match[1], needs), value) if isinstance(value, str) else value
+
+
+def _variable(name: str, needs: str) -> str:
+    if name not in os.environ:
+        raise ConfigError(f"this recipe needs {needs} Say where: export {name}=FOLDER")
+    return os.environ[name]
