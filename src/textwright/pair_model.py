@@ -210,7 +210,7 @@ class PairModel:
         if n_best > width:
             raise ConfigError(f"{n_best} texts need at least {n_best} beams, got {width}: --beams {n_best}")
         penalty = self.generation.length_penalty if length_penalty is None else length_penalty
-        return Beam.parse({"beams": width, "length_penalty": penalty}, "beam search")
+        return Beam.parse({"beams": width, "length_penalty": penalty, "stopping": "soon"}, "beam search")
 
     def _batches(self, ids: list[list[int]], rows: int) -> Iterator[list[int]]:
         """Places of sources of similar length, the longest first."""

@@ -27,6 +27,9 @@ def test_every_command_of_the_readme_runs(run: Run, tmp_path: Path, monkeypatch,
     """In order, on a small text, with their budgets cut down to a few steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text(text.read_text(encoding="utf-8"), encoding="utf-8")
+    for name_, pairs in (("train", 40), ("val", 6)):
+        (tmp_path / f"{name_}.de").write_text("Ein Hund läuft am Strand .\n" * pairs, encoding="utf-8")
+        (tmp_path / f"{name_}.en").write_text("A dog is running on the beach .\n" * pairs, encoding="utf-8")
     lines = commands(name)
     assert len(lines) >= 5
     for line in lines:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -25,24 +26,37 @@ NEVER = float("-inf")
 
 
 class Beam(Config):
-    """Attributes: beams kept a request, and α: hypotheses are ranked by log-probability ÷ length^α."""
+    """How a search goes.
+
+    Attributes:
+        beams: hypotheses kept a request.
+        length_penalty: α; hypotheses are ranked by log-probability ÷ length^α.
+        stopping: "exact" goes on until no running hypothesis can enter the best, whatever it may still become; "soon"
+            until none would at its present length, which is what translation systems do: several times faster, and
+            with α = 0 the same.
+    """
 
     beams: int = Field(4, ge=1)
     length_penalty: float = Field(1.0, ge=0)
+    stopping: Literal["exact", "soon"] = "exact"
 
 
 @dataclass
 class Pool:
-    """The best finished hypotheses of one request, at most `size`; none is longer than `longest` tokens."""
+    """The best finished hypotheses of one request, at most `beam.beams`; none is longer than `longest` tokens."""
 
-    size: int
-    length_penalty: float
+    beam: Beam
     longest: int
     results: list[tuple[float, Result]] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
-        ranked = result.logprob / len(result.tokens) ** self.length_penalty
-        self.results = sorted([*self.results, (ranked, result)], key=lambda pair: -pair[0])[: self.size]
+        ranked = result.logprob / len(result.tokens) ** self.beam.length_penalty
+        self.results = sorted([*self.results, (ranked, result)], key=lambda pair: -pair[0])[: self.beam.beams]
+
+    def takes(self, logprob: float, length: int) -> bool:
+        """A hypothesis of this log-probability and length would enter."""
+        full = len(self.results) == self.beam.beams
+        return not full or logprob / length**self.beam.length_penalty > self.results[-1][0]
 
     def best(self) -> list[Result]:
         """The finished texts, best first."""
@@ -50,10 +64,11 @@ class Pool:
             raise TextwrightError("every token is banned for at least one text: lower no_repeat_ngram or the minimum")
         return [result for _, result in self.results]
 
-    def closed(self, best_running: float) -> bool:
-        """No running hypothesis can still enter: not even if all its further tokens were certain."""
-        full = len(self.results) == self.size
-        return full and self.results[-1][0] >= best_running / self.longest**self.length_penalty
+    def closed(self, best_running: float, written: int) -> bool:
+        """No running hypothesis enters any more: not even if all its further tokens were certain, or ("soon") not as
+        it stands, with `written` tokens and one more to end it."""
+        length = self.longest if self.beam.stopping == "exact" else written + 1
+        return not self.takes(best_running, length)
 
 
 @torch.no_grad()
@@ -90,7 +105,7 @@ class _Search:
         self, model: LanguageModel, requests: Sequence[Request], end: int | None, beam: Beam, banned: Sequence[int]
     ) -> None:
         self.end, self.group = end, beam.beams
-        self.pools = [Pool(beam.beams, beam.length_penalty, request.max_new_tokens) for request in requests]
+        self.pools = [Pool(beam, request.max_new_tokens) for request in requests]
         self.stops = StopTables(model.head.weight.shape[0], model.device)
         self.owners = torch.arange(len(requests), device=model.device).repeat_interleave(self.group)
         rows = begin_rows(requests, 0, model.device)
@@ -98,6 +113,7 @@ class _Search:
         self.rows = replace(rows, automaton=starts).select(self.owners)
         self.rows.score.view(-1, self.group)[:, 1:] = NEVER  # the beams begin alike: only the first one branches
         self.processors = active(self.rows, end, banned)
+        self.stopped = any(request.stop is not None for request in requests)
 
     def expand(self, logits: Tensor) -> Tensor:
         """Grow every group by one token; gives the row that each new row came from.
@@ -108,10 +124,9 @@ class _Search:
             logits = process(logits, self.rows)
         # A row whose every token is banned has no distribution (nan): it dies out.
         logprobs = logits.log_softmax(-1).nan_to_num(nan=NEVER, neginf=NEVER)
-        scores = self.rows.score[:, None] + logprobs
         ends = self._ends(logits.shape[1])
-        self._harvest(scores.masked_fill(~ends, NEVER))
-        best, parents, tokens = self._best(scores.masked_fill(ends, NEVER))
+        self._harvest(*self._best(logprobs.masked_fill(~ends, NEVER)))
+        best, parents, tokens = self._best(logprobs.masked_fill(ends, NEVER))
         survivors = write(self.rows.select(parents), tokens, torch.zeros_like(best), self.stops)
         self.rows = replace(survivors, score=best)
         return parents
@@ -119,27 +134,35 @@ class _Search:
     def _ends(self, vocab: int) -> Tensor:
         """(rows, vocab) bool: the text ends with this token."""
         rows = self.rows
-        watched = (rows.written >= rows.limits[:, 0])[:, None]
-        ends = self.stops.accepts(rows.automaton) & watched
-        ends |= (rows.written + 1 >= rows.limits[:, 1])[:, None]
+        ends = ((rows.written + 1 >= rows.limits[:, 1])[:, None]).expand(-1, vocab).clone()
+        if self.stopped:
+            ends |= self.stops.accepts(rows.automaton) & (rows.written >= rows.limits[:, 0])[:, None]
         if self.end is not None:
             ends[:, self.end] = True
         return ends
 
-    def _best(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best `group` children of every group from scores (rows, vocab): score, parent row and token of each."""
-        vocab = scores.shape[1]
-        best, flat = scores.view(-1, self.group * vocab).topk(self.group, -1)
-        base = torch.arange(len(best), device=best.device)[:, None] * self.group
-        return best.flatten(), (flat // vocab + base).flatten(), (flat % vocab).flatten()
+    def _best(self, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best `group` children of every group, from log-probabilities (rows, vocab): score, parent row and token.
 
-    def _harvest(self, scores: Tensor) -> None:
-        """Put the best children that end here into their pools."""
-        best, parents, tokens = self._best(scores)
-        real = best > NEVER
-        if not bool(real.any()):
+        Only the best `group` children of a row can be among them, so the rest is never added up.
+        """
+        likely, tokens = logprobs.topk(min(self.group, logprobs.shape[1]), -1)
+        scores = (self.rows.score[:, None] + likely).view(-1, self.group * likely.shape[1])
+        best, places = scores.topk(self.group, -1)
+        base = torch.arange(len(best), device=best.device)[:, None] * self.group
+        parents = (places // likely.shape[1] + base).flatten()
+        return best.flatten(), parents, tokens[parents, (places % likely.shape[1]).flatten()]
+
+    def _harvest(self, best: Tensor, parents: Tensor, tokens: Tensor) -> None:
+        """Put the best children that end here into their pools, if they are good enough."""
+        places = self.rows.request[parents].tolist()
+        lengths = (self.rows.written[parents] + 1).tolist()
+        offers = zip(best.tolist(), places, lengths, strict=True)
+        good = [score > NEVER and self.pools[place].takes(score, length) for score, place, length in offers]
+        if not any(good):
             return
-        best, parents, tokens = best[real], parents[real], tokens[real]
+        kept = torch.tensor(good, device=best.device).nonzero().squeeze(1)
+        best, parents, tokens = best[kept], parents[kept], tokens[kept]
         children = write(self.rows.select(parents), tokens, torch.zeros_like(best), self.stops)
         reasons = finished(children, tokens, self.end, self.stops)
         for place, (reason, score) in enumerate(zip(reasons, best.tolist(), strict=True)):
@@ -151,6 +174,7 @@ class _Search:
     def open_places(self) -> Tensor:
         """Rows of the groups whose pool may still change."""
         best = self.rows.score.view(-1, self.group).amax(-1).tolist()
-        numbers = self.rows.request.view(-1, self.group)[:, 0].tolist()
-        still = [score > NEVER and not self.pools[n].closed(score) for n, score in zip(numbers, best, strict=True)]
+        firsts = self.rows.request[:: self.group].tolist(), self.rows.written[:: self.group].tolist()
+        groups = zip(best, *firsts, strict=True)
+        still = [score > NEVER and not self.pools[place].closed(score, written) for score, place, written in groups]
         return torch.tensor(still, device=self.rows.tokens.device).repeat_interleave(self.group).nonzero().squeeze(1)

@@ -25,6 +25,7 @@ from textwright.config import Config
 from textwright.models.state import State
 
 TINY = 1e-30  # a probability of 0 has no logarithm
+MOST = 1 - 2**-15  # that is ever copied, so that what is left to the head can be told from rounding
 
 
 class Source(NamedTuple):
@@ -223,6 +224,11 @@ def mixed(logits: Tensor, hidden: Hidden) -> Tensor:
     tokens = torch.zeros(logits.shape, device=logits.device).scatter_add(-1, places, copied)
     generated = (1 - copied.sum(-1, keepdim=True)).clamp(min=TINY).log()
     return torch.logaddexp(logits.float().log_softmax(-1) + generated, tokens.clamp(min=TINY).log())
+
+
+def copy_share(pointer: Tensor) -> Tensor:
+    """The probability of copying, from a pointer's output of any shape; in float32 also under autocast."""
+    return torch.sigmoid(pointer.float()) * MOST
 
 
 def last(x: Tensor, lengths: Tensor | None) -> Tensor:

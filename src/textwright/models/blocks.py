@@ -31,7 +31,7 @@ from textwright.models.layers import (
     SwiGLUFeedForward,
 )
 
-GROWTH = 64  # slots by which a cache without a stated capacity grows
+GROWTH = 16  # slots by which a cache without a stated capacity grows, or a quarter of what it has
 
 
 class BlockConfig(BaseConfig):
@@ -159,5 +159,5 @@ def open_caches(
 
 def _grown(caches: tuple[Tensor, ...], slots: int) -> tuple[Tensor, ...]:
     have = caches[0].shape[1]
-    missing = -(-(slots - have) // GROWTH) * GROWTH
+    missing = -(-max(slots - have, have // 4) // GROWTH) * GROWTH
     return caches if slots <= have else tuple(F.pad(cache, (0, 0, 0, 0, 0, missing)) for cache in caches)

@@ -6,9 +6,9 @@
     logits = V Norm(x)                           V = E when tied; the source's E, too, when shared (section 3.4)
 
 With `copying` the weights of the last cross-attention, their mean over the heads, are where a pointer may copy from:
-See et al. 2017, eq. 8 and 9, with the decoder's output and its context in place of the LSTM's.
+See et al. 2017, eq. 8 and 9, except that the probability of copying is σ(w x + b) of the decoder's output alone.
 
-Axes: R rows, T time, S slots of the source, G key-value heads, D head width, W width.
+Axes: R rows, N sources, T time, S places of the source, G key-value heads, D head width, W width.
 """
 
 from __future__ import annotations
@@ -22,20 +22,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from textwright.models.attention import hidden_after, weights
-from textwright.models.base import EncoderDecoder, Hidden, Source
+from textwright.models.base import EncoderDecoder, Hidden, Source, copy_share
 from textwright.models.blocks import BlockConfig, Cache, ResidualBlock, View, look_around, open_caches
 from textwright.models.layers import Dropout
+from textwright.models.memory import Memory
 from textwright.models.state import State
-
-
-@dataclass(frozen=True)
-class Memory(State):
-    """What the decoder keeps of a source: keys and values per layer (R, S, G, D), lengths (R,), ids (R, S)."""
-
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    lengths: Tensor
-    ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,14 +89,16 @@ class DecoderBlock(ResidualBlock):
         """The first third of the block: (R, T, W) -> (R, T, W)."""
         return self.add(x, self.norm1, lambda y: look_around(self.attention, y, view, cache))
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """The rest, after `past`: over keys and values of the source (R, S, G, D)."""
-        x = self.add(x, self.norm2, lambda y: self.cross(y, k, v, mask))
+    def forward(self, x: Tensor, memory: Memory, layer: int, mask: Tensor) -> Tensor:
+        """The rest, after `past`: over the keys and values of this layer (N, S, G, D), rows in groups."""
+        k, v = memory.read[2 * layer : 2 * layer + 2]
+        x = self.add(x, self.norm2, lambda y: memory.unfold(self.cross(memory.fold(y), k, v, mask)))
         return self.add(x, self.norm3, self.feed_forward)
 
-    def looked(self, x: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    def looked(self, x: Tensor, memory: Memory, layer: int, mask: Tensor) -> Tensor:
         """Where the block looks in the source, after `past`: (R, T, S), the mean over the heads."""
-        return weights(self.cross.query(self.norm2(x) if self.pre else x), k, mask).mean(1)
+        query = self.cross.query(memory.fold(self.norm2(x) if self.pre else x))
+        return memory.unfold(weights(query, memory.read[2 * layer], mask).mean(1))
 
 
 class TransformerEncoderDecoder(EncoderDecoder):
@@ -155,7 +148,10 @@ class TransformerEncoderDecoder(EncoderDecoder):
 
     def read(self, source: Source) -> Memory:
         """Encode a source, once."""
-        positions = torch.arange(source.values.shape[1], device=self.device)[None]
+        # Padding may lie past the window: it is not seen, but its position must exist.
+        positions = torch.arange(source.values.shape[1], device=self.device)[None].clamp(
+            max=self.config.source_window - 1
+        )
         mask = hidden_after(source.lengths, source.values.shape[1])
         bias = self.source_position.bias(positions, source.values.shape[1])
         view = View(self.source_position.rotation(positions), mask if bias is None else mask + bias, causal=False)
@@ -163,8 +159,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
         for block in self.encoder:
             x = block(x, view)
         x = self.source_norm(x)
-        keys, values = zip(*(block.cross.read(x) for block in self._blocks()), strict=True)
-        return Memory(keys, values, source.lengths, source.values)
+        read = tuple(part for block in self._blocks() for part in block.cross.read(x))
+        return Memory.of(read, source.lengths, source.values)
 
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
@@ -182,9 +178,10 @@ class TransformerEncoderDecoder(EncoderDecoder):
         positions = before.lengths[:, None] + torch.arange(time, device=tokens.device)
         caches, view = open_caches(before.keys, before.values, positions, self.position)
         # Padded steps may lie past the window: their output means nothing, but their position must exist.
-        hidden = self._run(tokens, positions.clamp(max=self.config.window - 1), view, caches, before.memory)
+        memory = before.memory.in_groups()
+        hidden = self._run(tokens, positions.clamp(max=self.config.window - 1), view, caches, memory)
         keys, values = tuple(cache.keys for cache in caches), tuple(cache.values for cache in caches)
-        return hidden, EncoderDecoderState(keys, values, after, before.memory)
+        return hidden, EncoderDecoderState(keys, values, after, memory)
 
     def attention(self, tokens: Tensor, lengths: Tensor | None, source: Source) -> Tensor:
         """Of the last block but one, whose heads agree best with alignments (Garg et al. 2019, section 4.1)."""
@@ -195,8 +192,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
         for layer, block in enumerate(self._blocks()[: watched + 1]):
             x = block.past(x, view, None)
             if layer < watched:
-                x = block(x, memory.keys[layer], memory.values[layer], mask)
-        return self._blocks()[watched].looked(x, memory.keys[watched], mask)
+                x = block(x, memory, layer, mask)
+        return self._blocks()[watched].looked(x, memory, watched, mask)
 
     def _fresh(self, tokens: Tensor) -> tuple[Tensor, View]:
         """Positions and view of texts from their beginning: attention is causal, so padding behind them is not seen."""
@@ -215,18 +212,18 @@ class TransformerEncoderDecoder(EncoderDecoder):
         for layer, block in enumerate(self._blocks()):
             x = block.past(x, view, caches[layer] if caches else None)
             if self.pointer is not None and layer == len(self.blocks) - 1:
-                copied = block.looked(x, memory.keys[layer], mask)
-            x = block(x, memory.keys[layer], memory.values[layer], mask)
+                copied = block.looked(x, memory, layer, mask)
+            x = block(x, memory, layer, mask)
         x = self.norm(x)
         if self.pointer is None or copied is None:
             return Hidden(x)
-        return Hidden(x, copied * torch.sigmoid(self.pointer(x)), memory.ids)
+        return Hidden(x, copied * copy_share(self.pointer(x)), memory.row_ids())
 
     def _blocks(self) -> list[DecoderBlock]:
         return [block for block in self.blocks if isinstance(block, DecoderBlock)]
 
     def _mask(self, memory: Memory) -> Tensor:
-        return hidden_after(memory.lengths, memory.keys[0].shape[1])
+        return hidden_after(memory.lengths, memory.ids.shape[1])
 
     def _check(self, length: int) -> None:
         if length > self.config.window:

@@ -1,12 +1,12 @@
 """Recurrent encoder-decoder with attention (Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015).
 
     m_1 … m_S = encoder(E'[source])                       in both directions: Schuster and Paliwal 1997
-    s_0 = tanh(B [last forward; last backward])           the bridge: Bahdanau et al. 2015, section A.2.2
+    s_0 = tanh(B [last forward; last backward] + b)       the bridge: Bahdanau et al. 2015, section A.2.2
     s_t = cell([E[token_t]; h̃_{t-1}], s_{t-1})            input feeding: Luong et al. 2015, section 3.3
     a_t, c_t = attention(s_t, m)                          see `alignment`
-    h̃_t = tanh(W_c [c_t; s_t])                            Luong et al. 2015, eq. 5
+    h̃_t = tanh(W_c [c_t; s_t] + b)                        Luong et al. 2015, eq. 5
     logits_t = V h̃_t + d                                  V = E when tied
-    p_copy = 1 - σ(w [c_t; s_t; E[token_t]] + b)          the pointer: See et al. 2017, eq. 8 and 9
+    p_copy = σ(w [c_t; s_t; E[token_t]] + b)              the pointer: 1 - p_gen of See et al. 2017, eq. 8
 
 Without attention h̃_t = s_t. Without input feeding and coverage no step of the decoder waits for the attention of the
 step before, so a whole text goes through the fused kernels at once, which trains several times faster.
@@ -26,21 +26,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from textwright.models.alignment import AdditiveAlignment, AlignmentConfig
 from textwright.models.attention import hidden_after
-from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, Source
+from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, Source, copy_share
 from textwright.models.layers import Dropout
+from textwright.models.memory import Memory
 from textwright.models.rnn import run
 from textwright.models.state import State, keep
 
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-
-
-@dataclass(frozen=True)
-class Memory(State):
-    """A source that was read: keys and values (R, S, …) if there is attention, lengths (R,), ids (R, S)."""
-
-    read: tuple[Tensor, ...]
-    lengths: Tensor
-    ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,7 +143,7 @@ class Seq2Seq(EncoderDecoder):
         fed = (hidden.new_zeros(rows, self.config.width),) if self.config.input_feeding else ()
         covers = self.align is not None and self.align.coverage
         seen = (torch.zeros(source.values.shape, device=self.device),) if covers else ()  # float32: it is a long sum
-        return Seq2SeqState(hidden, tuple(cell), fed, seen, Memory(read, source.lengths, source.values))
+        return Seq2SeqState(hidden, tuple(cell), fed, seen, Memory.of(read, source.lengths, source.values))
 
     def _encode(self, source: Source) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Places (R, S, M), and of every layer the last state in each direction, joined: (R, M) for each leaf."""
@@ -190,7 +182,7 @@ class Seq2Seq(EncoderDecoder):
             raise ValueError("the state has read its source already: give one or the other")
         before = state.spend()
         assert isinstance(before, Seq2SeqState)
-        hidden, _, after = self._decode(tokens, lengths, before)
+        hidden, _, after = self._decode(tokens, lengths, replace(before, memory=before.memory.in_groups()))
         return hidden, after
 
     def attention(self, tokens: Tensor, lengths: Tensor | None, source: Source) -> Tensor | None:
@@ -227,9 +219,8 @@ class Seq2Seq(EncoderDecoder):
         state = replace(state, hidden=hidden, cell=tuple(cells))
         if self.align is None or self.mix is None:
             return Hidden(self.dropout(query)), None, state
-        mask = hidden_after(state.memory.lengths, state.memory.ids.shape[1])[:, 0]
         seen = state.seen[0] if state.seen else None
-        context, looked = self.align(query, *state.memory.read, mask, seen)
+        context, looked = self._look(query, state.memory, seen)
         mixed = self.dropout(torch.tanh(self.mix(torch.cat([context, query], -1))))
         copied = None if self.pointer is None else looked * self._share(context, query, x)
         penalty = None
@@ -238,12 +229,21 @@ class Seq2Seq(EncoderDecoder):
             state = replace(state, seen=(_kept(lengths, seen + looked[:, 0], seen),))
         if state.fed:
             state = replace(state, fed=(_kept(lengths, mixed[:, 0], state.fed[0]),))
-        return Hidden(mixed, copied, None if copied is None else state.memory.ids, penalty), looked, state
+        return Hidden(mixed, copied, None if copied is None else state.memory.row_ids(), penalty), looked, state
+
+    def _look(self, query: Tensor, memory: Memory, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Context (R, T, M) and weights (R, T, S)."""
+        assert self.align is not None
+        if seen is not None:  # every row has a past of its own with its source
+            memory = memory.a_row_each()
+        mask = hidden_after(memory.lengths, memory.ids.shape[1])[:, 0]
+        context, looked = self.align(memory.fold(query), *memory.read, mask, seen)
+        return memory.unfold(context), memory.unfold(looked)
 
     def _share(self, context: Tensor, query: Tensor, x: Tensor) -> Tensor:
         """The probability (R, T, 1) of copying."""
         assert self.pointer is not None
-        return torch.sigmoid(-self.pointer(torch.cat([context, query, x], -1)).float())
+        return copy_share(self.pointer(torch.cat([context, query, x], -1)))
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

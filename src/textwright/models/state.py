@@ -33,11 +33,12 @@ class State:
 
     def select(self, rows: Tensor) -> Self:
         """The given rows (int64 indices, shape (n,)), which may repeat or be left out, as a new state."""
-        return map_leaves(lambda leaf: leaf.index_select(0, rows), self)
+        return replace(self, **{field.name: _select(getattr(self, field.name), rows) for field in fields(self)})
 
     def concat(self, other: Self) -> Self:
         """The rows of both batches, this one's first; dimensions that grow are padded with zeros on the right."""
-        return map_leaves(_join, self, other)
+        names = [field.name for field in fields(self)]
+        return replace(self, **{name: _concat(getattr(self, name), getattr(other, name)) for name in names})
 
     def copy(self) -> Self:
         """The same rows in memory of their own."""
@@ -82,7 +83,25 @@ def keep(lengths: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return where((lengths > 0).view(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _join(a: Tensor, b: Tensor) -> Tensor:
+def _select(part: Any, rows: Tensor) -> Any:
+    """A field of a state: a state knows itself how, other leaves are tensors."""
+    if isinstance(part, State):
+        return part.select(rows)
+    if isinstance(part, tuple):
+        return tuple(_select(leaf, rows) for leaf in part)
+    return part.index_select(0, rows)
+
+
+def _concat(part: Any, other: Any) -> Any:
+    if isinstance(part, State):
+        return part.concat(other)
+    if isinstance(part, tuple):
+        return tuple(_concat(*leaves) for leaves in zip(part, other, strict=True))
+    return join(part, other)
+
+
+def join(a: Tensor, b: Tensor) -> Tensor:
+    """The rows of both; dimensions that differ are padded with zeros on the right."""
     shape = [max(m, n) for m, n in zip(a.shape[1:], b.shape[1:], strict=True)]
     return cat([_pad(a, shape), _pad(b, shape)])
 
