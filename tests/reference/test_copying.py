@@ -149,8 +149,7 @@ def point(model: Any, way: float) -> Any:
     """A pointer that copies nothing (way < 0), or everything (way > 0), whatever it reads."""
     with torch.no_grad():
         model.pointer.weight.zero_()
-        # A Seq2Seq's pointer is that of See et al., the probability to generate; an encoder-decoder's is to copy.
-        model.pointer.bias.fill_(-way if isinstance(model.config, Seq2SeqConfig) else way)
+        model.pointer.bias.fill_(way)
     return model
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from textwright.decoding import Request, Sampling, collect, generate
 from textwright.models import EncoderDecoderConfig, Source, attention
+from textwright.models.base import MOST
 
 VOCAB, SOURCE_VOCAB, WINDOW = 11, 13, 12
 LENGTHS, SOURCE_LENGTHS = (5, 2, 1), (3, 10, 1)  # 10 places: relative distances beyond the buckets of their own
