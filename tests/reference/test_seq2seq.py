@@ -235,7 +235,7 @@ def by_formula(model: Any, tokens: Tensor, source: Tensor) -> Written:
             fed, covered = mixed, covered + looked
         scores = model.head.weight @ mixed + model.head.bias
         if c.copying:
-            generate = sigmoid(linear(model.pointer, torch.cat([context, state, embedded])))
+            generate = 1 - MOST * sigmoid(linear(model.pointer, torch.cat([context, state, embedded])))
             scores = copied(scores, generate.squeeze(), looked, source)
         logits.append(scores)
     return Written(torch.stack(logits), looks)
