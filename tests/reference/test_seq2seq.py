@@ -19,6 +19,7 @@ from textwright.models.alignment import (
     MultiHeadAlignment,
     NoAlignment,
 )
+from textwright.models.base import MOST
 
 VOCAB, SOURCE_VOCAB, WIDTH = 9, 12, 6
 LENGTHS, SOURCE_LENGTHS = (4, 2, 1), (2, 5, 1)
