@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
-from textwright.plan import seconds_of, warmup
+from textwright.plan import EFFICIENCY, seconds_of, warmup
 from textwright.run import PairRun, merge, parse_run
 from textwright.training.hardware import Hardware
 
 ROOM = 64  # windows are multiples of this
+WIDTHS = (128, 192, 256, 384, 512)
+BLOCKS = 3 * 12 + 3 * 16  # squared widths in three blocks of an encoder and three of a decoder
+EPOCHS = 12  # that a model of the chosen width should see
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,23 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
     """A whole configuration; what was asked for is put over it afterwards."""
     family = asked.get("model", {}).get("family", "encdec")
     seconds = seconds_of(asked.get("training", {}).get("budget", {}))
-    model = {"family": family, "vocab": situation.vocab, "source_vocab": situation.source_vocab}
-    model |= {"shared": situation.source_vocab is None, "dropout": _dropout(situation)}
-    model |= _encdec(situation) if family == "encdec" else {"width": 256, "layers": 1}
-    batch = 2048 if seconds < 3600 else 4096
+    shape = _encdec(asked.get("model", {}), situation, seconds) if family == "encdec" else {"width": 256, "layers": 1}
+    width = asked.get("model", {}).get("width", shape["width"])
+    if family == "encdec":
+        shape |= {"inner": 4 * width} if "inner" not in asked.get("model", {}) else {}
+    model = {"family": family, "vocab": situation.vocab, "source_vocab": situation.source_vocab, **shape}
+    model |= {"shared": situation.source_vocab is None, "dropout": _dropout(situation, width, seconds)}
+    batch = max(64, min(2048 if seconds < 3600 else 4096, situation.tokens // 20))
     training = {
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},
-        "batch_tokens": max(64, min(batch, situation.tokens // 20)),
-        "optimizer": {"kind": "adamw", "learning_rate": 2e-3, "betas": [0.9, 0.98], "weight_decay": 0.01},
+        "batch_tokens": batch,
+        "optimizer": {
+            "kind": "adamw",
+            # In inverse proportion to the width; see docs/benchmarks.md, "Learning speed".
+            "learning_rate": round(min(4e-3, 0.512 / width), 6),
+            "betas": [0.9, 0.98],
+            "weight_decay": 0.01,
+        },
         "schedule": {"kind": "cosine", "warmup": warmup(asked, situation.tokens, batch)},
         "averaging": {"kind": "ema"},
         "label_smoothing": 0.1,
@@ -74,15 +86,25 @@ def parsed(asked: Mapping[str, Any]) -> PairRun:
     return PairRun.parse(merge(neutral, asked))
 
 
-def _encdec(situation: PairSituation) -> dict[str, Any]:
+def _encdec(asked: Mapping[str, Any], situation: PairSituation, seconds: float) -> dict[str, Any]:
+    """Three blocks a side, of the largest width that sees the pairs often enough in the time."""
+    fits = [w for w in WIDTHS if _epochs(situation, w, seconds) >= EPOCHS and BLOCKS * w**2 < 20 * situation.tokens]
+    width = fits[-1] if fits else WIDTHS[0]
+    heads = asked.get("heads") or max(4, width // 64)
     return {
-        "width": 256,
+        "width": -(-width // (2 * heads)) * 2 * heads,  # whole heads of an even width
         "layers": 3,
-        "heads": 4,
-        "inner": 1024,
+        "heads": heads,
         "window": _window(situation.longest_target),
         "source_window": _window(situation.longest_source),
     }
+
+
+def _epochs(situation: PairSituation, width: int, seconds: float) -> float:
+    """How often the targets are seen: a token of them costs its share of both stacks and of the head."""
+    parameters = BLOCKS * width**2 + situation.vocab * width
+    work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes
+    return work / (6 * parameters) / situation.tokens
 
 
 def _window(longest: int) -> int:
@@ -90,5 +112,7 @@ def _window(longest: int) -> int:
     return -(-max(ROOM, longest * 5 // 4) // ROOM) * ROOM
 
 
-def _dropout(situation: PairSituation) -> float:
-    return 0.3 if situation.pairs < 50_000 else 0.1
+def _dropout(situation: PairSituation, width: int, seconds: float) -> float:
+    """More where the pairs will be seen more often."""
+    epochs = _epochs(situation, width, seconds)
+    return 0.1 if epochs < 20 else 0.2 if epochs < 40 else 0.3

@@ -102,6 +102,7 @@ def test_what_was_prepared_is_opened_as_it_was(tmp_path: Path, kind: str) -> Non
         assert sorted(pair for split in splits(found) for pair in split) == sorted(couples)
     for name, sides in (("valid", found.valid), ("test", found.test)):
         assert len(raw_pairs(tmp_path / "data" / name)) == sides.pairs > 0
+    assert raw_pairs(tmp_path / "data" / "train") == []  # nothing is judged there, and it may be large
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
