@@ -35,7 +35,7 @@ def write_report(
         _facts(progress, measures, parameters),
         [
             Section("Verdict", [verdict]),
-            Section("Learning", _learning(progress)),
+            Section("Learning", [*_learning(progress), *_apart(manifest)]),
             *(measures.sections if measures else []),
             Section("Samples", _samples(progress)),
             Section("Speed and size", [_sizes(manifest, parameters, job, progress)]),
@@ -83,6 +83,17 @@ def _learning(progress: Progress) -> list[Block]:
         title="Gradient norm of each layer",
     )
     return [losses, *scores, rate, norms]
+
+
+def _apart(manifest: Manifest) -> list[Block]:
+    """Why the two curves of the loss are not the same measure."""
+    training = manifest.config.training
+    added = ["dropout"] if manifest.config.model.dropout else []
+    added += ["label smoothing"] if training.label_smoothing else []
+    added += ["the distance of R-Drop"] if training.r_drop else []
+    if not training.label_smoothing and not training.r_drop:
+        return []
+    return [f"The training loss is measured with {' and '.join(added)}, the validation loss without: it may be lower."]
 
 
 def _scores(looks: Sequence[EvaluationRecord]) -> Block:

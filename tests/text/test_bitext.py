@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from textwright.errors import CheckpointError, DataError
+from textwright.text import tokenizers
 from textwright.text.bitext import LOOK, Bitext, PairPlan, open_bitext, prepare_pairs, raw_pairs
 from textwright.text.buckets import Sides
 from textwright.text.filters import Filters
@@ -235,6 +236,23 @@ def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
         prepare(tmp_path / "data", parallel(tmp_path, couples), tokenizer=CHAR)
 
 
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="quantile() of no pairs")
+def test_nothing_left_to_train_on(tmp_path: Path) -> None:
+    shares = {"valid_fraction": 0.6, "test_fraction": 0.6}
+    with pytest.raises(DataError, match="train"):
+        prepare(tmp_path / "data", parallel(tmp_path, translations()), tokenizer=CHAR, **shares)
+
+
+@pytest.mark.xfail(strict=True, raises=DataError, reason="a split of blank pairs ends the preparation")
+def test_a_test_split_may_turn_out_empty(tmp_path: Path) -> None:
+    """One blank target, by chance the only pair that went to the test split."""
+    couples = translations(60)
+    known = splits(prepare(tmp_path / "first", parallel(tmp_path, couples), tokenizer=CHAR))
+    fewer = [*known[0], *known[1], (known[2][0][0], "")]
+    data = prepare(tmp_path / "data", parallel(tmp_path, fewer, "b"), tokenizer=CHAR)
+    assert data.test.pairs == 0
+
+
 # Sides that changed places -------------------------------------------------------------------------------------------
 
 
@@ -247,6 +265,14 @@ def test_swapped_validation_pairs(tmp_path: Path) -> None:
         prepare(tmp_path / "data", train, valid=[wrong])
     assert repr(couples[250][1][:60]) in str(caught.value)
     assert prepare(tmp_path / "data", train, valid=[right]).valid.pairs == 50
+
+
+@pytest.mark.xfail(strict=True, reason="only validation pairs are looked at")
+def test_swapped_test_pairs(tmp_path: Path) -> None:
+    couples = translations()
+    wrong = parallel(tmp_path, [(target, source) for source, target in couples[250:]], "wrong")
+    with pytest.raises(DataError, match=r"sides of .*wrong\.source look swapped"):
+        prepare(tmp_path / "data", parallel(tmp_path, couples[:250]), test=[wrong])
 
 
 def test_a_prefix_does_not_hide_that_sides_changed_places(tmp_path: Path) -> None:
@@ -326,6 +352,21 @@ def test_a_shared_tokenizer_knows_both_sides(tmp_path: Path) -> None:
     one = prepare(tmp_path / "data", parallel(tmp_path, translations())).tokenizer
     for word in (" läuft", " Straße", " sleeps", " garden"):
         assert len(one.encode(word)) == 1, word
+
+
+one_sided = pytest.mark.xfail(strict=True, raises=AssertionError, reason="of every second text one side is left out")
+
+
+@pytest.mark.parametrize("stride", [pytest.param(2, marks=one_sided), 3, pytest.param(4, marks=one_sided)])
+def test_of_a_large_corpus_both_sides_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+    """Merges are learned from every `stride`-th text only; sources and targets follow each other."""
+    couples = translations()
+    characters = sum(len(source) + len(target) for source, target in couples)
+    monkeypatch.setattr(tokenizers, "SAMPLE", characters // (stride - 1))
+    source = parallel(tmp_path, couples)
+    one = prepare(tmp_path / "data", source, valid=[source]).tokenizer
+    assert len(one.encode(" läuft Straße")) <= 4
+    assert len(one.encode(" sleeps garden")) <= 4
 
 
 def test_tokenizers_that_are_asked_for(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_moving_a_batch_moves_its_source() -> None:
     assert moved.fresh is None
 
 
-@given(shapes, budgets, st.none() | st.integers(1, 400))
+@given(shapes, budgets, st.one_of(st.none(), st.integers(1, 30), st.integers(1, 400)))
 @many
 def test_in_order_takes_the_first_pairs(lengths: list[tuple[int, int]], budget: int, tokens: int | None) -> None:
     """No more of them than are needed for so many target tokens, each one once."""

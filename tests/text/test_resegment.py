@@ -91,6 +91,16 @@ def test_a_reader_that_leaves_nothing_out_reads_what_was_encoded() -> None:
             assert subject(side, number, 3).tolist() == plain(side, number, 3).tolist()
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the rest of a character is read as U+FFFD")
+def test_a_text_that_was_cut_inside_a_character_stays() -> None:
+    """As `cut` does to long sources: a character that never was learned is three tokens."""
+    one = tokenizer()
+    for stop in range(1, 7):
+        ids = torch.tensor([*one.encode("lower 龘龘")[:stop], one.end])
+        data = Corpus(ids, torch.tensor([len(ids)]), Facts(vocabulary=one.size, documents=1))
+        assert torch.equal(reader(Sides(data, data), 0.0)(0, 0, 0), ids)
+
+
 @given(st.lists(texts.filter(bool), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 2**63 - 1))
 @many
 def test_the_text_stays_whatever_is_left_out(lines: list[str], rate: float, seed: int) -> None:
