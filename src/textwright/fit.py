@@ -55,6 +55,7 @@ class Outcome:
     progress: Progress
     measures: Measures | None  # None when interrupted
     verdict: str
+    how: str = ""  # the command that writes with it
 
     @property
     def complete(self) -> bool:
@@ -210,11 +211,12 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     progress = trainer.run()
     if not world.first:
         return Outcome(out, progress, None, "")
+    told = verdict(progress, comparable=not (config.training.label_smoothing or config.training.r_drop))
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
-        outcome = Outcome(out, progress, job.measure(best), verdict(progress))
+        outcome = Outcome(out, progress, job.measure(best), told, job.use(out))
     else:
-        outcome = Outcome(out, progress, None, f"Interrupted. {verdict(progress)}")
+        outcome = Outcome(out, progress, None, f"Interrupted. {told}")
     write_report(out, manifest, model.count_parameters(), job, progress, outcome.measures, outcome.verdict)
     if outcome.complete:
         audience.measured(outcome)

@@ -90,5 +90,9 @@ class Job(ABC):
         """What the model writes now."""
 
     @abstractmethod
+    def use(self, out: Path) -> str:
+        """The command that writes with a finished run."""
+
+    @abstractmethod
     def measure(self, model: LanguageModel) -> Measures:
         """All figures of the final model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from textwright.evaluating.languages import guess_language
 from textwright.evaluating.scores import Score
 from textwright.evaluating.tasks import judge, judges
 from textwright.job import Job, Measures
-from textwright.models import LanguageModel
+from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
 from textwright.pair_model import PairModel, cut
 from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
@@ -25,7 +26,7 @@ from textwright.text.bitext import Bitext, PairPlan, open_bitext, prepare_pairs,
 from textwright.text.buckets import Buckets, Sides
 from textwright.text.corpus import Progress, counted
 from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
-from textwright.text.resegment import Resegmented
+from textwright.text.resegment import STRETCH, Resegmented, check_dropout
 from textwright.training.hardware import Hardware, autocast
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
@@ -66,16 +67,18 @@ class PairJob(Job):
 
     @staticmethod
     def check(asked: Mapping[str, Any]) -> None:
-        if asked.get("valid_pairs") and "valid_fraction" in asked:
-            raise ConfigError("with validation pairs nothing is split off: leave out valid_fraction")
+        given = bool(asked.get("valid_pairs")), bool(asked.get("valid_pairs") or asked.get("test_pairs"))
+        for key, useless in zip(("valid_fraction", "test_fraction"), given, strict=True):
+            if useless and key in asked:
+                raise ConfigError(f"with validation or test pairs of their own nothing is split off: leave out {key}")
         plan_pairs.check(asked)
         judges(asked["task"], asked.get("language") or "en")  # a missing package or language is told now
 
     @staticmethod
     def fingerprint(asked: Mapping[str, Any]) -> str:
-        for key in ("valid_pairs", "test_pairs"):
-            fingerprint_pairs(*_sources(asked, key))  # a missing file is told now
-        return fingerprint_pairs(*_sources(asked, "pairs"))
+        return fingerprint_pairs(
+            *(source for key in ("pairs", "valid_pairs", "test_pairs") for source in _sources(asked, key))
+        )
 
     @staticmethod
     def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
@@ -103,6 +106,7 @@ class PairJob(Job):
             source_vocab=None if shared else data.source_tokenizer.size,
             pairs=data.train.pairs,
             tokens=data.train.target.facts.tokens,
+            padded=data.facts.longer_side,
             longest_source=data.facts.longest_source,
             longest_target=data.facts.longest_target,
             hardware=hardware,
@@ -113,6 +117,8 @@ class PairJob(Job):
     @staticmethod
     def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
         prepared = open_bitext(data)
+        assert isinstance(config, PairRun)
+        _check_fits(config, prepared)
         prepared.tokenizer.save(out / "tokenizer.json")
         prepared.source_tokenizer.save(out / "source_tokenizer.json")
         end = prepared.tokenizer.end
@@ -158,10 +164,13 @@ class PairJob(Job):
         """Buckets of similar length; with BPE dropout, words in other pieces at every epoch."""
         config, data = self.config, self.data
         rate, seed = config.bpe_dropout, config.training.seed
-        reader = None
-        if rate:
-            reader = Resegmented(data.train, (data.source_tokenizer, data.tokenizer), rate, seed)
-        return Buckets(data.train, config.training.batch_tokens, data.tokenizer.end, seed, reader)
+        if not rate:
+            return Buckets(data.train, config.training.batch_tokens, data.tokenizer.end, seed)
+        assert isinstance(model, EncoderDecoder)
+        longest = (model.source_window, model.window)
+        reader = Resegmented(data.train, (data.source_tokenizer, data.tokenizer), rate, seed, longest)
+        budget = int(config.training.batch_tokens / (1 + STRETCH * rate))  # texts grow by being cut finer
+        return Buckets(data.train, budget, data.tokenizer.end, seed, reader)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         precision = self.config.training.precision
@@ -179,6 +188,10 @@ class PairJob(Job):
         pairs = self.valid[:3]
         texts = self._writer(model).write([pair.source for pair in pairs], strategy="greedy")
         return "\n".join(f"{pair.source} -> {text[0].text}" for pair, text in zip(pairs, texts, strict=True))
+
+    def use(self, out: Path) -> str:
+        more = {"chat": "", "answer": " --question TEXT --context TEXT"}.get(self.config.task, " TEXT")
+        return f"textwright {self.config.task} {shlex.quote(str(out))}{more}"
 
     def measure(self, model: LanguageModel) -> Measures:
         name = "test" if self.data.test.pairs else "valid"
@@ -238,11 +251,33 @@ def _examples(pairs: Sequence[Pair], texts: Sequence[str]) -> Table:
 def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
     """Where the model looked, for a source of a handy length."""
     handy = [pair.source for pair in pairs if 4 <= len(writer.source_ids(pair.source)) <= 24][:1]
-    for text in writer.write(handy, alignments=True) if handy else []:
+    if not handy or not writer.looks:
+        return []
+    for text in writer.write(handy, alignments=True):
         if (seen := text[0].alignment) is not None:
             title = "Where the model looked in the source (columns) for each token it wrote (rows)"
             return [alignment(seen.weights, seen.target, seen.source, title=title)]
     return []
+
+
+def _check_fits(config: PairRun, data: Bitext) -> None:
+    """Raise ConfigError for settings that the prepared pairs do not fit."""
+    if config.bpe_dropout:
+        check_dropout(data.source_tokenizer)
+        check_dropout(data.tokenizer)
+    if not isinstance(config.model, EncoderDecoderConfig):
+        return
+    facts, model = data.facts, config.model
+    for side, longest, window, filtered in (
+        ("source", facts.longest_source, model.source_window, "cut"),
+        ("target", facts.longest_target, model.window, "filters.max_target"),
+    ):
+        if longest > window:
+            key = "source_window" if side == "source" else "window"
+            raise ConfigError(
+                f"the longest {side} has {longest} tokens, model.{key} is {window}: leave that out, or leave out "
+                f"long texts: --set {filtered}={window - 1}"
+            )
 
 
 def _sources(asked: Mapping[str, Any], key: str) -> list[PairSource]:

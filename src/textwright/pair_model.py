@@ -111,6 +111,10 @@ class PairModel:
             DataError: a source is empty, or longer than the model reads.
             ConfigError: an unknown option, or one that the strategy does not use.
         """
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ConfigError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
+        if beams is not None and beams < 1:
+            raise ConfigError(f"expected at least 1 beam, got {beams}")
         if strategy not in STRATEGIES:
             raise ConfigError(f"unknown strategy {strategy!r}.{nearest(strategy, STRATEGIES)}")
         self._check_options(strategy, n_best, beams, length_penalty, seed, sampling)
@@ -143,7 +147,11 @@ class PairModel:
         unless told otherwise: the likeliest reply is mostly the dullest one (Holtzman et al. 2020)."""
         if strategy == "sample":
             options = {"temperature": 0.7, "top_p": 0.9, **options}
-        source = compose_dialogue(turns, self.config.pairs[0].turns or TURNS)
+        limit, window = self.config.pairs[0].turns or TURNS, self.model.source_window
+        source = compose_dialogue(turns, limit)
+        while limit > 1 and window is not None and len(self.source_ids(source)) > window:
+            limit -= 1  # what was said longest ago is forgotten first
+            source = compose_dialogue(turns, limit)
         return self.write([source], strategy=strategy, seed=seed, **options)[0][0]
 
     def source_ids(self, source: str) -> list[int]:
@@ -160,6 +168,13 @@ class PairModel:
         if not source.startswith(tuple(prefix for prefix in prefixes if prefix)) and "" not in prefixes:
             raise ConfigError(f"this model has several tasks; begin every source with one of: {', '.join(prefixes)}")
         return source
+
+    @property
+    def looks(self) -> bool:
+        """The model has attention."""
+        source = Source(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, dtype=torch.long))
+        with torch.no_grad():
+            return self.model.attention(torch.zeros(1, 1, dtype=torch.long), None, source) is not None
 
     def bare(self) -> PairModel:
         """The same for sources that were read with their prefix."""
@@ -242,8 +257,9 @@ class PairModel:
         """The texts of one source with their alignments and, if asked for, without unknown words."""
         weights = self._weights(source, texts)
         if weights is None:
-            return texts
-        ids, surfaces = self.source_ids(source), self.source_tokenizer.surfaces(self.framed(source))
+            raise ConfigError("this model has no attention: leave out alignments and replace_unknown")
+        ids = self.source_ids(source)
+        surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
         names = [*cut(surfaces, self.config), "</s>"][: len(ids)]
         aligned = []
         for text, rows in zip(texts, weights, strict=True):

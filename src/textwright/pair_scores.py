@@ -91,6 +91,9 @@ def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) ->
     """
     if first.config.task != second.config.task:
         raise ConfigError(f"one run was trained to {first.config.task}, the other to {second.config.task}")
+    prefixes = [{source.prefix for source in model.config.pairs} for model in (first, second)]
+    if prefixes[0] != prefixes[1]:
+        raise ConfigError(f"the runs put different words in front of a source: {prefixes[0]} and {prefixes[1]}")
     texts = [evaluate_pairs(model, pairs).texts for model in (first, second)]
     references = [[pair.target, *pair.others] for pair in pairs]
     metrics = _judges(first, pairs, None, first.config.lowercase)

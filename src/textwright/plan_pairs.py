@@ -21,12 +21,13 @@ EPOCHS = 12  # that a model of the chosen width should see
 @dataclass(frozen=True)
 class PairSituation:
     """What defaults depend on: vocabularies (`source_vocab` None: one for both sides), pairs and target tokens of the
-    training, the longest texts of any split, the machine."""
+    training, tokens of their longer sides, the longest texts of any split, the machine."""
 
     vocab: int
     source_vocab: int | None
     pairs: int
     tokens: int
+    padded: int
     longest_source: int
     longest_target: int
     hardware: Hardware
@@ -43,18 +44,18 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
         shape |= {"inner": 4 * width} if "inner" not in asked.get("model", {}) else {}
     model = {"family": family, "vocab": situation.vocab, "source_vocab": situation.source_vocab, **shape}
     model |= {"shared": situation.source_vocab is None, "dropout": _dropout(situation, width, seconds)}
-    batch = max(64, min(2048 if seconds < 3600 else 4096, situation.tokens // 20))
+    batch = max(64, min(2048 if seconds < 3600 else 4096, situation.padded // 20))
     training = {
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},
         "batch_tokens": batch,
         "optimizer": {
             "kind": "adamw",
-            # In inverse proportion to the width; see docs/benchmarks.md, "Learning speed".
-            "learning_rate": round(min(4e-3, 0.512 / width), 6),
+            # In inverse proportion to the width, which Transformers alone need; see docs/benchmarks.md.
+            "learning_rate": round(min(4e-3, 0.512 / width), 6) if family == "encdec" else 4e-3,
             "betas": [0.9, 0.98],
             "weight_decay": 0.01,
         },
-        "schedule": {"kind": "cosine", "warmup": warmup(asked, situation.tokens, batch)},
+        "schedule": {"kind": "cosine", "warmup": warmup(asked, situation.padded, batch)},
         "averaging": {"kind": "ema"},
         "label_smoothing": 0.1,
         "precision": situation.hardware.precision,
@@ -68,7 +69,7 @@ def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values."""
     parsed(asked)
     place = Hardware(torch.device("cpu"), "float32", 1e11)
-    parse_run(merge(defaults(asked, PairSituation(256, None, 10_000, 100_000, 50, 50, place)), asked))
+    parse_run(merge(defaults(asked, PairSituation(256, None, 10_000, 100_000, 100_000, 50, 50, place)), asked))
 
 
 def parsed(asked: Mapping[str, Any]) -> PairRun:

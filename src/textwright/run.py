@@ -100,6 +100,8 @@ class PairRun(BaseRun):
     def _fits(self) -> Self:
         if self.training.r_drop and not self.model.dropout:
             raise ValueError("training.r_drop compares two passes with different dropout: set model.dropout")
+        if self.training.keep == "score" and self.task == "chat":
+            raise ValueError("a reply has many good answers and no score: leave out training.keep")
         return self
 
 

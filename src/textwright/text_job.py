@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ class TextJob(Job):
 
     def sample(self, model: LanguageModel) -> str:
         return sample_text(model, self.data.tokenizer, self.generation, SAMPLE)
+
+    def use(self, out: Path) -> str:
+        return f"textwright generate {shlex.quote(str(out))} --prompt TEXT"
 
     def measure(self, model: LanguageModel) -> Measures:
         splits = {"validation": self.data.valid, "test": self.data.test}

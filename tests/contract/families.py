@@ -54,15 +54,23 @@ FAMILIES = {
     "relative": TransformerConfig(
         vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW, positions="relative", feed_forward="relu"
     ),
-    "seq2seq-additive": seq2seq(layers=2),
-    "seq2seq-lstm-general": seq2seq(cell="lstm", layers=2, attention=GeneralAlignment(), **SEPARATE),
-    "seq2seq-rnn-dot": seq2seq(cell="rnn", encoder_width=6, attention=DotAlignment(), bridge="pass"),
-    "seq2seq-multihead-at-once": seq2seq(attention=MultiHeadAlignment(heads=3), input_feeding=False),
+    "seq2seq-additive": seq2seq(layers=2, attention=AdditiveAlignment(), input_feeding=True),
+    "seq2seq-lstm-general": seq2seq(
+        cell="lstm", layers=2, attention=GeneralAlignment(), input_feeding=True, **SEPARATE
+    ),
+        cell="lstm", layers=2, attention=GeneralAlignment(), input_feeding=True, **SEPARATE
+    ),
+    "seq2seq-rnn-dot": seq2seq(
+        cell="rnn", encoder_width=6, attention=DotAlignment(), bridge="pass", input_feeding=True
+    ),
+    "seq2seq-multihead-at-once": seq2seq(attention=MultiHeadAlignment(heads=3)),
     "seq2seq-no-attention": seq2seq(
         bidirectional=False, bridge="pass", attention=NoAlignment(), input_feeding=False, tied=False, **SEPARATE
     ),
     "seq2seq-coverage": seq2seq(attention=AdditiveAlignment(coverage=1.0), input_feeding=False, bridge="none"),
-    "seq2seq-pointer": seq2seq(cell="lstm", attention=AdditiveAlignment(coverage=1.0), copying=True),
+    "seq2seq-pointer": seq2seq(
+        cell="lstm", attention=AdditiveAlignment(coverage=1.0), copying=True, input_feeding=True
+    ),
     "seq2seq-pointer-at-once": seq2seq(attention=GeneralAlignment(), input_feeding=False, copying=True),
     "encdec": encdec(),
     "encdec-original": encdec(norm_place="post", positions="sinusoidal", feed_forward="relu", bias=True),

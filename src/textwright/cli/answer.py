@@ -26,6 +26,8 @@ def answer(
 
     if (input is None) == (question is None):
         raise ConfigError("ask one question, --question TEXT with --context TEXT, or give many with --input FILE")
+    if input is not None and context is not None:
+        raise ConfigError("--context belongs to --question: leave it out with --input")
     model = load_pairs(run, "answer")
     if question is None:
         read = sources.read(model, None, input)

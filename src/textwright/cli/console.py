@@ -119,7 +119,7 @@ class ConsoleAudience(Audience):
             self._say(outcome.measures.table.text())
         self._say(outcome.verdict, "bold")
         self._say(f"Report: {outcome.folder / 'report.html'}")
-        self._say(f"To write: textwright generate {shlex.quote(str(outcome.folder))} --prompt TEXT")
+        self._say(f"To write: {outcome.how}")
 
     def _compare(self, progress: Training) -> None:
         """What the model wrote before training, and with the weights that are kept."""

@@ -52,8 +52,6 @@ def evaluate(
         return
     if stride is not None:
         raise ConfigError("--stride is for runs on a text: leave it out")
-    if data is not None and pairs is not None:
-        raise ConfigError("give --data or --pairs, not both")
     chosen = read_test(model, run, data, pairs, fields)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
@@ -86,9 +84,15 @@ def read_test(
     model: PairModel, run: Path, data: str | None, pairs: tuple[str, str] | None, fields: tuple[str, str] | None
 ) -> list[Pair]:
     """The pairs to measure on: files, a table, or what the run was tested on."""
+    from textwright.cli.sources import tell
+    from textwright.errors import ConfigError
     from textwright.text.bitext import raw_pairs
     from textwright.text.pairs import PairSource, read_pairs
 
+    if data is not None and pairs is not None:
+        raise ConfigError("give --data or --pairs, not both")
+    if fields is not None and data is None:
+        raise ConfigError("--fields names the columns of a table: give it with --data")
     if data is None and pairs is None:
         return raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid")
     if pairs is not None:
@@ -97,7 +101,12 @@ def read_test(
         trained = model.config.pairs[0]
         asked = {"path": data, "fields": fields or trained.fields, "turns": trained.turns}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
-    return list(read_pairs(source.model_copy(update={"prefix": model.config.pairs[0].prefix})))
+    found = list(read_pairs(source.model_copy(update={"prefix": model.config.pairs[0].prefix})))
+    real = [pair for pair in found if pair.source.strip() and pair.target.strip()]
+    if len(real) < len(found):
+        first = next(pair.where for pair in found if not (pair.source.strip() and pair.target.strip()))
+        tell(f"left out {len(found) - len(real)} of {len(found)} pairs that are empty on a side (first: {first})")
+    return real
 
 
 def _pairs(

@@ -58,8 +58,10 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
     Raises:
         DataError: all sources are blank, or one cannot be read.
     """
-    from textwright.errors import DataError
+    from textwright.errors import ConfigError, DataError
 
+    if printing.picture is not None and printing.picture.suffix.lower() not in (".svg", ".png"):
+        raise ConfigError(f"--picture {printing.picture}: expected a file that ends with .svg or .png")
     real = [place for place, (text, _) in enumerate(sources) if text.strip()]
     if not real:
         raise DataError(f"{sources[0][1] if sources else 'the input'} is empty: there is nothing to write from")
@@ -97,6 +99,7 @@ def records(sources: Sequence[tuple[str, str]], groups: Sequence[list[Written]])
 
 def plain(groups: Sequence[list[Written]], printing: Printing) -> Iterator[str]:
     """One line a text, fields separated by tabs: the text, its score, and pairs of tokens (Pharaoh format)."""
+    lines = max(map(len, groups), default=0)
     for group in groups:
         for text in group:
             fields = [text.text.replace("\n", " ").replace("\t", " ")]
@@ -106,8 +109,7 @@ def plain(groups: Sequence[list[Written]], printing: Printing) -> Iterator[str]:
                 best = [max(range(len(row)), key=row.__getitem__) for row in rows]
                 fields.append(" ".join(f"{source}-{target}" for target, source in enumerate(best)))
             yield "\t".join(fields)
-        if not group:
-            yield ""
+        yield from [""] * (lines - len(group))
 
 
 def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> None:
@@ -142,14 +144,9 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
 
 def draw(path: Path, texts: Sequence[Written]) -> None:
     """Heat maps of where the model looked, as .svg or .png; of several texts, numbered files."""
-    from textwright.errors import ConfigError
     from textwright.reporting import save_alignment
 
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ConfigError(f"--picture {path}: expected a file that ends with .svg or .png")
     drawn = [text.alignment for text in texts if text.alignment is not None]
-    if not drawn:
-        raise ConfigError("this model has no attention: there is no alignment to draw")
     for number, seen in enumerate(drawn, 1):
         file = path if len(drawn) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         save_alignment(file, seen.weights, seen.target, seen.source)

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from textwright.models.alignment import AdditiveAlignment, AlignmentConfig
+from textwright.models.alignment import AlignmentConfig, GeneralAlignment
 from textwright.models.attention import hidden_after
 from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, Source, copy_share
 from textwright.models.layers import Dropout
@@ -55,8 +55,8 @@ class Seq2SeqConfig(BaseConfig):
     bidirectional: bool = True
     encoder_width: int | None = Field(None, gt=0, description="of each direction; None: as wide as the decoder")
     bridge: Literal["linear", "pass", "none"] = Field("linear", description="how the decoder's first state is made")
-    attention: AlignmentConfig = Field(default_factory=AdditiveAlignment)
-    input_feeding: bool = True
+    attention: AlignmentConfig = Field(default_factory=GeneralAlignment)
+    input_feeding: bool = False
     source_vocab: int | None = Field(None, gt=0, description="ids of the source; None: the same as the target's")
     shared: bool = Field(True, description="one embedding for source and target, where they share a vocabulary")
     copying: bool = Field(False, description="a pointer may copy tokens of the source (needs a shared vocabulary)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -35,6 +35,7 @@ class Batch:
         fresh: (rows,) bool, rows that do not go on from the previous batch; None: no row ever does.
         source: (rows, places) int64, what the text is written from, zeros after `source_lengths` (rows,); None where
             texts go on from themselves alone.
+        plain: number of targets as the corpus counts them, where they are read in other pieces; None: as they are.
     """
 
     tokens: Tensor
@@ -43,6 +44,7 @@ class Batch:
     fresh: Tensor | None
     source: Tensor | None = None
     source_lengths: Tensor | None = None
+    plain: int | None = None
 
     @property
     def count(self) -> int:
@@ -62,7 +64,8 @@ class Batch:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(leaf) for name, leaf in given.items() if leaf is not None})
+        changed: dict[str, Any] = {name: change(leaf) for name, leaf in given.items() if isinstance(leaf, Tensor)}
+        return replace(self, **changed)
 
 
 class Cursor(Config):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from textwright.config import Config
-from textwright.errors import CheckpointError, DataError
+from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text.buckets import Sides
 from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, writing
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
@@ -42,12 +42,14 @@ class PairFacts(Config):
         report: what was dropped.
         longest_source, longest_target: tokens, the end included, in any split.
         growth: target tokens for each source token, in the pair that is longer than all but one in a thousand.
+        longer_side: tokens of the longer side of every training pair, together: what batches are filled with.
     """
 
     report: FilterReport
     longest_source: int
     longest_target: int
     growth: float
+    longer_side: int
 
 
 class Bitext(NamedTuple):
@@ -83,20 +85,24 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
     """
     splits = _splits(plan, progress)
     check_sides(splits[0], splits[1], plan.valid)
+    check_sides(splits[0], splits[2], plan.test)
     source_tokenizer, tokenizer = _tokenizers(plan, splits[0], progress)
     written = []
     for name, pairs in zip(("train", "valid", "test"), splits, strict=True):
         filters = plan.filters if name == "train" else Filters()
         stream = _watched(pairs(), f"encoding {name}", progress)
         written.append(_write(folder / name, stream, source_tokenizer, tokenizer, filters, plan.cut))
-    if not written[1].report.pairs:
+    if not written[1].report.kept:
         raise DataError("nothing is left for the validation split: give --valid-pairs, or more pairs")
+    if not written[0].report.kept:
+        raise DataError("nothing is left to train on: hold back less, or give more pairs")
     train = open_sides(folder / "train")
     facts = PairFacts(
         report=written[0].report,
         longest_source=max(split.longest_source for split in written),
         longest_target=max(split.longest_target for split in written),
         growth=_growth(train),
+        longer_side=int(torch.maximum(*train.lengths()).sum()),
     )
     tokenizer.save(folder / "tokenizer.json")
     source_tokenizer.save(folder / "source_tokenizer.json")
@@ -141,6 +147,8 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
     wanted = (0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
+    if sum(wanted) >= 1:
+        raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {wanted[0]} and {wanted[1]}")
     if valid or not any(wanted):
         return [everything, valid or _nothing, test or _nothing]
     count = sum(1 for _ in _watched(everything(), "reading", progress))
@@ -190,8 +198,9 @@ def _tokenizers(plan: PairPlan, pairs: PairStream, progress: Progress) -> tuple[
     source, target = plan.source_tokenizer, plan.tokenizer
     if source is None and target.kind == "auto":
         sample = list(islice(pairs(), LOOK))
-        kinds = _kind([pair.source for pair in sample]), _kind([pair.target for pair in sample])
-        if kinds != ("bpe", "bpe"):
+        sides = [pair.source for pair in sample], [pair.target for pair in sample]
+        kinds, spaced = [_kind(side) for side in sides], {is_unspaced("".join(side)) for side in sides}
+        if "word" in kinds or kinds[0] != kinds[1] or len(spaced) > 1:
             source = target.model_copy(update={"kind": kinds[0]})
         target = target.model_copy(update={"kind": kinds[1]})
     if source is not None:
@@ -249,7 +258,8 @@ def _write(
                 longest = [max(longest[0], len(source) + 1), max(longest[1], len(target) + 1)]
                 if folder.name != "train":
                     raw.write(json.dumps(pair, ensure_ascii=False) + "\n")
-    report = sieve.report() if some else FilterReport(pairs=0, dropped=())
+    # Only of the training pairs one must be left: a split that was held back may turn out empty, and is told of above.
+    report = sieve.report() if some and folder.name == "train" else sieve.counted()
     return _Written(report, *longest)
 
 

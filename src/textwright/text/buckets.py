@@ -111,6 +111,7 @@ class Buckets:
             None,
             pad_sequence(sources, batch_first=True),
             torch.tensor([len(source) for source in sources]),
+            int(self.target_lengths[numbers].sum()),
         )
 
 

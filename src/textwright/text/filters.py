@@ -83,14 +83,18 @@ class Sieve:
         self._dropped[reason] = (count + 1, first)
         return False
 
+    def counted(self) -> FilterReport:
+        """What was dropped so far."""
+        dropped = [Dropped(reason=why, count=count, first=first) for why, (count, first) in self._dropped.items()]
+        return FilterReport(pairs=self._pairs, dropped=tuple(dropped))
+
     def report(self) -> FilterReport:
-        """What was dropped so far.
+        """The same, where something must be left.
 
         Raises:
-            DataError: that was everything.
+            DataError: everything was dropped.
         """
-        dropped = [Dropped(reason=why, count=count, first=first) for why, (count, first) in self._dropped.items()]
-        report = FilterReport(pairs=self._pairs, dropped=tuple(dropped))
+        report = self.counted()
         if not report.kept:
             raise DataError(f"no pair is left: {report.text()}; mend the files, or raise max_source, max_target, ratio")
         return report

@@ -146,6 +146,7 @@ class Tokenizer:
 
     def surfaces(self, text: str) -> list[str]:
         """What each id of `encode(text)` stands for in the text: also for an unknown word the word itself."""
+        text = text.encode("utf-8", "replace").decode()
         if is_segmenter(self.kind):
             words = segmenter(self.kind)(text)
             return [word if i == self.unknown else "" for word in words for i in self._word(word)]
@@ -158,6 +159,7 @@ class Tokenizer:
 
     def unseen(self, text: str) -> list[str]:
         """The distinct characters (or words) of a text that the vocabulary does not hold, in order of appearance."""
+        text = text.encode("utf-8", "replace").decode()
         if is_segmenter(self.kind):
             words = segmenter(self.kind)(text)
             return list(dict.fromkeys(word.strip() for word in words if self.unknown in self._word(word)))
@@ -303,7 +305,7 @@ def _byte(config: TokenizerConfig) -> Tokenizer:
 
 def _bpe(config: TokenizerConfig, texts: Texts) -> Tokenizer:
     characters = sum(map(len, texts()))
-    stride = 1 + characters // SAMPLE
+    stride = (1 + characters // SAMPLE) | 1  # odd: pairs give their two sides in turn, and both must be seen
     room = _room(config, 1, _bpe_size(characters))
     if room < 256:
         raise ConfigError(f"bpe needs a vocabulary of at least 257 (every byte and the end), got {config.vocabulary}")

@@ -122,16 +122,18 @@ class Trainer:
         self.tensors.optimizer.step()
         self.tensors.carried = None if after is None else after.detach()
         self._update_average(share)
-        self._count(float(loss), batch.count, cursor)
+        self._count(float(loss), batch, cursor)
         if record:
             self._log(rate, float(norm), layers)
         return True
 
-    def _count(self, loss: float, tokens: int, cursor: Cursor) -> None:
-        before = self.progress
+    def _count(self, loss: float, batch: Batch, cursor: Cursor) -> None:
+        before, tokens = self.progress, batch.count
+        plain = before.tokens if before.plain is None else before.plain
         self._set(
             step=before.step + 1,
             tokens=before.tokens + tokens,
+            plain=plain + (tokens if batch.plain is None else batch.plain),
             seconds=self._seconds(),
             cursor=cursor,
             forget=False,
@@ -376,7 +378,9 @@ class Trainer:
         return self._share_of(self._seconds(), self.progress.step, self.progress.tokens)
 
     def _share_of(self, seconds: float, steps: int, tokens: int) -> float:
-        return self.config.budget.share(seconds=seconds, steps=steps, epochs=tokens / self.corpus_tokens)
+        progress = self.progress
+        kept = progress.plain / progress.tokens if progress.plain and progress.tokens else 1.0
+        return self.config.budget.share(seconds=seconds, steps=steps, epochs=tokens * kept / self.corpus_tokens)
 
     def _due(self, share: float) -> bool:
         """An evaluation lies between the last one and `share`, and so does a step."""

@@ -51,6 +51,7 @@ class Progress(Config):
 
     step: int = 0
     tokens: int = 0
+    plain: int | None = None  # the same as the corpus counts them; None in runs of older versions
     seconds: float = 0.0
     cursor: Cursor = Field(default_factory=Cursor)
     best_loss: float | None = None
