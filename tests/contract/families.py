@@ -58,8 +58,6 @@ FAMILIES = {
     "seq2seq-lstm-general": seq2seq(
         cell="lstm", layers=2, attention=GeneralAlignment(), input_feeding=True, **SEPARATE
     ),
-        cell="lstm", layers=2, attention=GeneralAlignment(), input_feeding=True, **SEPARATE
-    ),
     "seq2seq-rnn-dot": seq2seq(
         cell="rnn", encoder_width=6, attention=DotAlignment(), bridge="pass", input_feeding=True
     ),
