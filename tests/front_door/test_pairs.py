@@ -61,6 +61,8 @@ def test_train_translate_evaluate(run: Run, files: dict[str, Path], tmp_path: Pa
     assert "nrefs:1|case:mixed" in page
     checks = run("selftest", out)
     assert checks.code == 0, checks.out
+    if model == "transformer":  # a recurrent encoder reads texts of any length
+        run("translate", out, "1 " * 500).fails("reads up to 64", "Nothing was written")
     lines = run("translate", out, "--input", files["test.digits"], "--scores")
     assert lines.code == 0, lines.err
     assert len(lines.out.splitlines()) == 200
@@ -192,7 +194,6 @@ def test_wrong_uses_are_refused_in_a_line(run: Run, spoken: Path, files: dict[st
     run("translate", spoken, "7").fails("textwright convert")
     run("generate", spoken).fails("textwright convert")
     run("convert", spoken, "").fails("empty")
-    run("convert", spoken, "1" * 500).fails("reads up to", "Nothing was written")
     run("convert", spoken, "7", "--input", digits).fails("not both")
     run("convert", spoken, "7", "--beams", "2", "--n-best", "3").fails("--beams 3")
     run("convert", spoken, "7", "--seed", "3").fails("--strategy sample")
