@@ -196,11 +196,13 @@ def test_wrong_uses_are_refused_in_a_line(run: Run, spoken: Path, files: dict[st
     run("convert", spoken, "").fails("empty")
     run("convert", spoken, "7", "--input", digits).fails("not both")
     run("convert", spoken, "7", "--beams", "2", "--n-best", "3").fails("--beams 3")
-    run("convert", spoken, "7", "--seed", "3").fails("--strategy sample")
+    run("convert", spoken, "7", "--seed", "3").fails("draws nothing", "seed")
     run("convert", spoken, "7", "--strategy", "greedy", "--beams", "2").fails("--strategy beam")
     run("convert", spoken, "7", "--picture", tmp_path / "look.gif").fails(".png")
     run("evaluate", spoken, "--stride", "3").fails("--stride")
-    run("evaluate", spoken, "--pairs", digits, files["test.words"]).fails("3,800", "200")
+    uneven = run("evaluate", spoken, "--pairs", digits, files["test.words"])
+    assert uneven.code == 1
+    assert "holds 3,800 lines" in uneven.err
     run("compare", spoken, tmp_path / "none").fails("does not exist")
     assert not (tmp_path / "run" / "config.json").exists()
 
