@@ -3,7 +3,7 @@
     about: what it shows
     needs: the data, and where it comes from
     run: {task: …, pairs: …, model: …, training: …}       as in config.json; what is left out is planned
-    results: [{on: test_2016_flickr, metric: BLEU, value: 39.2, range: 0.8, …}]
+    results: [{text: test_2016_flickr, metric: BLEU, value: 39.2, range: 0.8, …}]
 
 Paths may begin with ${TEXTWRIGHT_DATA}, the folder that holds the corpora.
 """
@@ -28,7 +28,7 @@ class Result(Config):
     """A figure somebody measured with the recipe.
 
     Attributes:
-        on: the text it was measured on.
+        text: what it was measured on. (Not `on`: YAML takes that for a truth value.)
         metric, value: and how far other seeds were from it, or None if there was one seed only.
         signature: how the metric was computed.
         seed, minutes, machine: of the run.
@@ -36,7 +36,7 @@ class Result(Config):
         note: what a reader must know.
     """
 
-    on: str
+    text: str
     metric: str
     value: float
     range: float | None = None

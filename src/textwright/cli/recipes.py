@@ -26,7 +26,7 @@ def recipes(
         typer.echo(jsons.dumps({name: recipe.dump() for name, recipe in found}, ensure_ascii=False, indent=2))
         return
     rows = [
-        (name, result.on, result.metric, result.value, round(result.minutes, 1), result.machine)
+        (name, result.text, result.metric, result.value, round(result.minutes, 1), result.machine)
         for name, recipe in found
         for result in recipe.results or ()
     ]

@@ -34,29 +34,29 @@ def alignment(weights: Weights, rows: Sequence[str], columns: Sequence[str], *, 
         title: caption of the chart.
     """
     with drawing():
-        return inline(_figure(weights, rows, columns), title, [*rows, *columns])
+        return inline(_figure(weights, rows, columns, _WIDTH), title, [*rows, *columns])
 
 
 def save_alignment(path: Path, weights: Weights, rows: Sequence[str], columns: Sequence[str]) -> None:
     """The same as a file of its own, .svg or .png by its name."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     with drawing():
-        figure = _figure(weights, rows, columns)
+        figure = _figure(weights, rows, columns, 0)
         families = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
         for text in [*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()]:
             text.set_fontfamily(families)
         figure.savefig(path, facecolor="white", dpi=144, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _figure(weights: Weights, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+def _figure(weights: Weights, rows: Sequence[str], columns: Sequence[str], least: float) -> Figure:
     if len(weights) != len(rows) or any(len(row) != len(columns) for row in weights):
         raise ValueError(f"the weights are not {len(rows)} rows of {len(columns)}, as the names say")
     names, heads = [_short(name) for name in rows], [_short(name) for name in columns]
     left, top = (max((width(name) for name in side), default=0) * _LETTER + 12 for side in (names, heads))
     cell = min(_CELL, (_WIDTH - left - 8) / max(len(heads), 1))
     across, down = left + cell * len(heads) + 8, top + cell * len(names) + 8
-    figure = Figure(figsize=(max(across, _WIDTH) / 72, down / 72))
-    total = max(across, _WIDTH)
+    total = max(across, least)
+    figure = Figure(figsize=(total / 72, down / 72))
     axes = figure.add_axes((left / total, 8 / down, cell * len(heads) / total, cell * len(names) / down))
     axes.imshow(np.array(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
     axes.set_yticks(range(len(names)), names)
