@@ -6,9 +6,10 @@ Here the pieces of a word are a function of (seed, word, variant): a run that wa
 
 from __future__ import annotations
 
+import math
 import random
-from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,58 +50,76 @@ class Resegmented:
 
 
 class _Side:
+    """One side of the pairs: its words, the pieces of every (word, variant) drawn so far, and the texts of an epoch."""
+
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, rate: float, seed: int, longest: int | None) -> None:
         check_dropout(tokenizer)
-        self.longest = longest
         self.corpus, self.tokenizer, self.rate, self.seed = corpus, tokenizer, rate, seed
         self.merges, self.entries = tokenizer.merges, tokenizer.entries
-        self._words: dict[str, int] = {}
-        self._names: list[str] = []
-        self._whole: dict[str, list[str]] = {}
-        self._cut: dict[tuple[int, int], list[int]] = {}
-
-    @cached_property
-    def documents(self) -> list[Tensor]:
-        """The numbers of the words of every document."""
-        starts = [0, *self.corpus.ends.tolist()]
-        documents = []
-        for start, stop in pairwise(starts):
-            ids = self.corpus.tokens[start : stop - 1].tolist()
-            words = self.tokenizer.words(self.tokenizer.decode(ids))
-            # A text that was cut inside a character has no words that spell it: it is read as it is.
-            whole = [self.entries.get(piece) for word in words for piece in self._plain(word)] == ids
-            documents.append(torch.tensor([self._number(word) for word in words] if whole else [], dtype=torch.long))
-        return documents
-
-    def _plain(self, word: str) -> list[str]:
-        if word not in self._whole:
-            self._whole[word] = segment(word, self.merges, 0.0, random.Random(0))
-        return self._whole[word]
+        self.most = math.inf if longest is None else longest
+        self.text = self._words()
+        self.epoch = -1
+        # The pieces of slot word · VARIANTS + variant are pieces[first : first + count]; no count: not drawn yet.
+        self.first, self.count = torch.zeros(2, len(self.text.names) * VARIANTS, dtype=torch.long)
+        self.pieces = torch.empty(0, dtype=torch.int32)
 
     def document(self, number: int, epoch: int) -> Tensor:
         """Ids of a document as they are read in an epoch, the end included."""
-        words = self.documents[number]
-        key = mix(mix(torch.tensor(self.seed)) + epoch)
-        place = torch.arange(len(words)) + int(self.corpus.ends[number])
-        variants = (mix(mix(place) + key) % VARIANTS).tolist()
-        ids: list[int] = []
-        for pair in zip(words.tolist(), variants, strict=True):
-            ids += self._cut[pair] if pair in self._cut else self._cut.setdefault(pair, self._draw(*pair))
-        if not ids or (self.longest is not None and len(ids) >= self.longest):
+        if epoch != self.epoch:
+            self._read(epoch)
+        ids = self.ids[int(self.ends[number]) - int(self.lengths[number]) : int(self.ends[number])]
+        if not len(ids) or len(ids) >= self.most:
             start = int(self.corpus.ends[number - 1]) if number else 0
             return self.corpus.tokens[start : int(self.corpus.ends[number])].long()
-        return torch.tensor([*ids, self.tokenizer.end])
+        return torch.cat([ids, torch.tensor([self.tokenizer.end])])
 
-    def _number(self, word: str) -> int:
-        if word not in self._words:
-            self._words[word] = len(self._names)
-            self._names.append(word)
-        return self._words[word]
+    def _read(self, epoch: int) -> None:
+        """All texts of an epoch, at once: a variant for every word, and its pieces one after the other."""
+        key = mix(mix(torch.tensor(self.seed)) + epoch)
+        variants = mix(mix(torch.arange(len(self.text.words))) + key) % VARIANTS
+        slots = self.text.words * VARIANTS + variants
+        self._draw(torch.unique(slots))
+        first, count = self.first[slots], self.count[slots]
+        stops = count.cumsum(0)
+        self.ids = self.pieces[torch.arange(int(count.sum())) + (first - stops + count).repeat_interleave(count)].long()
+        self.ends = torch.cat([torch.zeros(1, dtype=torch.long), stops])[self.text.ends]
+        self.lengths = self.ends.diff(prepend=torch.zeros(1, dtype=torch.long))
+        self.epoch = epoch
 
-    def _draw(self, word: int, variant: int) -> list[int]:
-        name = self._names[word]
-        draws = random.Random(f"{self.seed}/{variant}/{name}")
-        return [self.entries[piece] for piece in segment(name, self.merges, self.rate, draws)]
+    def _draw(self, slots: Tensor) -> None:
+        """Draw the pieces of those slots that were never drawn."""
+        drawn: list[int] = []
+        for slot in slots[self.count[slots] == 0].tolist():
+            name, variant = self.text.names[slot // VARIANTS], slot % VARIANTS
+            draws = random.Random(f"{self.seed}/{variant}/{name}")
+            ids = [self.entries[piece] for piece in segment(name, self.merges, self.rate, draws)]
+            self.first[slot], self.count[slot] = len(self.pieces) + len(drawn), len(ids)
+            drawn += ids
+        self.pieces = torch.cat([self.pieces, torch.tensor(drawn, dtype=torch.int32)])
+
+    def _words(self) -> _Words:
+        numbers: dict[str, int] = {}
+        whole: dict[str, list[int | None]] = {}
+        words, ends = [], []
+        for start, stop in pairwise([0, *self.corpus.ends.tolist()]):
+            ids = self.corpus.tokens[start : stop - 1].tolist()
+            found = self.tokenizer.words(self.tokenizer.decode(ids))
+            for word in found:
+                if word not in whole:
+                    whole[word] = [self.entries.get(piece) for piece in segment(word, self.merges, 0, random.Random(0))]
+            # A text that was cut inside a character has no words that spell it: it is read as it is.
+            if [token for word in found for token in whole[word]] == ids:
+                words += [numbers.setdefault(word, len(numbers)) for word in found]
+            ends.append(len(words))
+        return _Words(list(numbers), torch.tensor(words, dtype=torch.long), torch.tensor(ends))
+
+
+class _Words(NamedTuple):
+    """All documents as numbers of `names`; `ends` says where each document ends."""
+
+    names: list[str]
+    words: Tensor
+    ends: Tensor
 
 
 def check_dropout(tokenizer: Tokenizer) -> None:
