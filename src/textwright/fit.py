@@ -211,7 +211,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     progress = trainer.run()
     if not world.first:
         return Outcome(out, progress, None, "")
-    told = verdict(progress, comparable=not (config.training.label_smoothing or config.training.r_drop))
+    told = verdict(progress)
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
         outcome = Outcome(out, progress, job.measure(best), told, job.use(out))

@@ -222,7 +222,7 @@ def pair_loss(model: LanguageModel, sides: Sides, end: int, tokens: int | None, 
     for batch in Buckets(sides, 4096, end, 0).in_order(tokens):
         batch = batch.to(model.device)
         with autocast(model.device, precision):
-            total += float(objective(batch)[0])
+            total += float(objective(batch).plain)
         count += batch.count
     return total / count
 

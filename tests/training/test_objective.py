@@ -206,9 +206,22 @@ def test_micro_batches_give_the_gradient_of_one_batch(tmp_path: Path, name: str,
     supply = Buckets(pairs(model), 64, END, 0)
     want = gradients(model, lambda: Objective(model, 0.1)(batch)[0] / batch.count)
     subject = trainer(tmp_path, model, supply, Recorder(), label_smoothing=0.1, accumulation=parts)
-    loss, _ = subject._gradients(batch)
-    got = [(loss / batch.count).float(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    losses, _ = subject._gradients(batch)
+    got = [(losses[0] / batch.count).float(), *(p.grad for p in model.parameters() if p.grad is not None)]
     close(got, want)
+
+
+@families
+def test_the_plain_loss_has_no_smoothing_and_no_penalty(name: str) -> None:
+    """What is told of training compares with the loss on any other text."""
+    model = build(name)  # without dropout
+    batch = whole(model)
+    quiet = Objective(model).eval()(batch)
+    smooth = Objective(model, 0.3, 2.0 if name == "encdec" else 0.0).train()(batch)
+    torch.testing.assert_close(smooth.plain, quiet.plain)
+    torch.testing.assert_close(quiet.loss, quiet.plain)
+    assert float(smooth.loss) != pytest.approx(float(smooth.plain), rel=1e-4)
+    assert not smooth.plain.requires_grad
 
 
 @families

@@ -93,8 +93,8 @@ def score(
         if batch.fresh is not None:
             state = renewed(model, state, batch.fresh)
         with autocast(model.device, precision):
-            loss, state = objective(batch, state)
-        total += float(loss)
+            _, plain, state = objective(batch, state)
+        total += float(plain)
         tokens += int((batch.targets != IGNORE).sum())
     return total, tokens, context
 

@@ -112,17 +112,17 @@ class Trainer:
         self.objective.sampled = self.config.scheduled_sampling * share
         for group in self.tensors.optimizer.param_groups:
             group["lr"] = rate
-        loss, after = self._gradients(batch)
+        losses, after = self._gradients(batch)
         record = self.progress.step == 0 or (self.progress.step + 1) % self.config.log_every == 0
         layers = layer_norms(self.tensors.model) if record else {}  # before they are clipped
         norm = clip(self.tensors.model, self.config.clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             return self._reject(batch, cursor)
         self.rejected = 0
         self.tensors.optimizer.step()
         self.tensors.carried = None if after is None else after.detach()
         self._update_average(share)
-        self._count(float(loss), batch, cursor)
+        self._count(float(losses[1]), batch, cursor)
         if record:
             self._log(rate, float(norm), layers)
         return True
@@ -147,15 +147,16 @@ class Trainer:
         self.progress = self.progress.model_copy(update=changes)
 
     def _gradients(self, batch: Batch) -> tuple[Tensor, State | None]:
-        """Gradients of the mean loss over the global batch; gives the global sum of losses and the state after."""
+        """Gradients of the mean loss over the global batch; gives the global sums (2,) of what is minimised and of the
+        plain loss, and the state after."""
         total = batch.count
         own = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
         while True:
             self._reseed()
             self.tensors.optimizer.zero_grad(set_to_none=True)
             try:
-                loss, after = self._accumulate(own, total)
-                return self.world.total(loss), after
+                losses, after = self._accumulate(own, total)
+                return self.world.total(losses), after
             except OutOfMemory:
                 self._split(len(own.tokens))
 
@@ -165,28 +166,28 @@ class Trainer:
     def _accumulate(self, batch: Batch, total: int) -> tuple[Tensor, State | None]:
         rows = len(batch.tokens)
         size = -(-rows // min(self.progress.parts, rows))
-        loss, after = torch.zeros((), dtype=torch.float64), None
+        losses, after = torch.zeros(2, dtype=torch.float64), None
         for start in range(0, rows, size):
             part = batch.rows(start, start + size)
             last = start + size >= rows
             with nullcontext() if last or self.world.size == 1 else self.wrapped.no_sync():  # type: ignore[operator]
-                part_loss, state = self._backward(part, self._carried(part, start, rows), total)
-            loss += part_loss
+                part_losses, state = self._backward(part, self._carried(part, start, rows), total)
+            losses += part_losses
             after = state if after is None or state is None else after.concat(state)
-        return loss, after
+        return losses, after
 
     def _backward(self, part: Batch, state: State | None, total: int) -> tuple[Tensor, State | None]:
         model = self.tensors.model
         try:
             with autocast(model.device, self.config.precision):
-                loss, after = self.wrapped(part, state)
+                loss, plain, after = self.wrapped(part, state)
             # The wrapper averages over processes; the gradient wanted is that of the sum over all ÷ all targets.
             (loss * (self.world.size / total)).backward()
         except (RuntimeError, MemoryError) as error:
             if not is_memory(error):
                 raise
             raise OutOfMemory from None
-        return loss.detach().double().cpu(), None if after is None else after.detach()
+        return torch.stack([loss.detach(), plain]).double().cpu(), None if after is None else after.detach()
 
     def _carried(self, part: Batch, start: int, rows: int) -> State | None:
         """The state that the part's rows go on from: fresh rows begin anew; None for windows."""

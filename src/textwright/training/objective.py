@@ -7,9 +7,9 @@ k processes give the gradient of one batch, label smoothing and a last partial w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +18,15 @@ from textwright.models.state import State
 from textwright.text.batching import IGNORE, Batch
 
 CHUNK = 2**26  # logits that may stand in memory at once; beyond, they are computed in chunks and again for the backward
+
+
+class Losses(NamedTuple):
+    """Sums over the targets of a batch, in nats, float32: what is minimised; the plain cross-entropy in it, without
+    smoothing, penalties and gradient, which compares with that of any other text; and the state after the batch."""
+
+    loss: Tensor
+    plain: Tensor
+    after: State | None
 
 
 class Objective(nn.Module):
@@ -40,46 +49,52 @@ class Objective(nn.Module):
         self.label_smoothing, self.r_drop = label_smoothing, r_drop
         self.sampled = 0.0
 
-    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State | None]:
-        """The sum of losses (nats) over the batch's targets, float32, and the state after it."""
+    def forward(self, batch: Batch, state: State | None = None) -> Losses:
+        """The losses of the batch's targets, and the state after it."""
         if self.training and self.sampled:
             batch = self._guessed(batch)
         hidden, after = self._hidden(batch, state)
         targets = batch.targets.flatten()
-        if not (self.training and self.r_drop):
-            return self._chunked(hidden, None, targets), after
-        other, _ = self._hidden(batch, None)
-        return self._chunked(hidden, other, targets), after
+        other = self._hidden(batch, None)[0] if self.training and self.r_drop else None
+        loss, plain = self._chunked(hidden, other, targets).unbind()
+        return Losses(loss, plain.detach(), after)
 
     def _hidden(self, batch: Batch, state: State | None) -> tuple[Hidden, State | None]:
         hidden, after = self.model.hidden(batch.tokens, batch.lengths, state, source_of(batch))
         return hidden.flat(), after
 
     def _chunked(self, hidden: Hidden, other: Hidden | None, targets: Tensor) -> Tensor:
+        """(2,): what is minimised, and the plain loss."""
         rows = max(1, CHUNK // self.model.head.out_features)
         if len(targets) <= rows:
             return self._loss(hidden, other, targets)
         others = [None] * -(-len(targets) // rows) if other is None else other.split(rows)
         parts = zip(hidden.split(rows), others, torch.split(targets, rows), strict=True)
         if hidden.values.requires_grad:
-            return torch.stack([checkpoint(self._loss, *part, use_reentrant=False) for part in parts]).sum()
-        return torch.stack([self._loss(*part) for part in parts]).sum()
+            return torch.stack([checkpoint(self._loss, *part, use_reentrant=False) for part in parts]).sum(0)
+        return torch.stack([self._loss(*part) for part in parts]).sum(0)
 
     def _loss(self, hidden: Hidden, other: Hidden | None, targets: Tensor) -> Tensor:
-        logits = self.model.logits(hidden).float()
-        loss = self._cross_entropy(hidden, logits, targets)
+        logits = self.model.logits(hidden)
+        losses = self._cross_entropy(hidden, logits, targets)
         if other is None:
-            return loss
-        second = self.model.logits(other).float()
-        loss = (loss + self._cross_entropy(other, second, targets)) / 2
-        return loss + self.r_drop / 4 * both_ways(logits, second, targets != IGNORE)
+            return losses
+        second = self.model.logits(other)
+        losses = (losses + self._cross_entropy(other, second, targets)) / 2
+        apart = self.r_drop / 4 * both_ways(logits.float(), second.float(), targets != IGNORE)
+        return torch.stack([losses[0] + apart, losses[1]])
 
     def _cross_entropy(self, hidden: Hidden, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing = self.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
-        if hidden.penalty is not None and self.training:
-            loss = loss + hidden.penalty.masked_fill(targets == IGNORE, 0).sum()
-        return loss
+        ignored = targets == IGNORE
+        logarithms = logits.float().log_softmax(-1)
+        plain = -logarithms.gather(1, targets.masked_fill(ignored, 0)[:, None])[:, 0].masked_fill(ignored, 0).sum()
+        loss = plain
+        if self.training and self.label_smoothing:
+            uniform = -logarithms.mean(-1).masked_fill(ignored, 0).sum()
+            loss = (1 - self.label_smoothing) * plain + self.label_smoothing * uniform
+        if self.training and hidden.penalty is not None:
+            loss = loss + hidden.penalty.masked_fill(ignored, 0).sum()
+        return torch.stack([loss, plain])
 
     @torch.no_grad()
     def _guessed(self, batch: Batch) -> Batch:

@@ -16,7 +16,7 @@ class StepRecord(Config):
     step: int
     epoch: int
     share: float  # of the budget that is spent after it
-    loss: float  # nats a token
+    loss: float  # nats a token, without smoothing and penalties
     learning_rate: float
     gradient_norm: float  # before clipping
     layers: dict[str, float]  # gradient norm of each layer
