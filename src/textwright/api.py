@@ -26,6 +26,7 @@ def train(
     model: str = "transformer",
     tokenizer: str = "auto",
     valid: str | Path | None = None,
+    test: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -40,7 +41,8 @@ def train(
         source: a file, folder, glob, "builtin:python-docs" or "hf:NAME".
         model: "rnn", "gru", "lstm" or "transformer".
         tokenizer: "auto", "char", "byte", "word", "bpe", "spacy:LANG", "jieba", or a tokenizer.json.
-        valid: a validation text of its own; otherwise part of the source is held back.
+        valid, test: a validation text of its own, and one that the finished model is measured on; without a validation
+            text part of the source is held back.
         minutes, steps, epochs: the budget, one of them; 3 minutes when none is given.
         out: the run's folder, runs/NAME-MODEL by default.
         settings: anything else, by dotted path: {"model.width": 128, "training.optimizer.learning_rate": 3e-4}.
@@ -49,7 +51,8 @@ def train(
     Raises:
         TextwrightError: of some kind, for everything a user can mend.
     """
-    request = asked(str(source), model, tokenizer, None if valid is None else str(valid), minutes, steps, epochs, seed)
+    own = None if valid is None else str(valid), None if test is None else str(test)
+    request = asked(str(source), model, tokenizer, own[0], own[1], minutes, steps, epochs, seed)
     request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(str(source), model)
     outcome = fit(request, folder, audience or Audience())
@@ -63,6 +66,7 @@ def asked(
     model: str,
     tokenizer: str,
     valid: str | None,
+    test: str | None,
     minutes: float | None,
     steps: int | None,
     epochs: float | None,
@@ -79,8 +83,9 @@ def asked(
         "model": {"family": model},
         "training": {"seed": seed, **({"budget": given} if given else {})},
     }
-    if valid is not None:
-        request["valid"] = {"path": valid}
+    for key, path in (("valid", valid), ("test", test)):
+        if path is not None:
+            request[key] = {"path": path}
     return override(request, assignments)
 
 

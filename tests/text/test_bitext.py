@@ -236,6 +236,25 @@ def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
         prepare(tmp_path / "data", parallel(tmp_path, couples), tokenizer=CHAR)
 
 
+def test_pairs_of_a_paragraph_or_dialogue_stay_together(tmp_path: Path) -> None:
+    """Otherwise validation would ask about a paragraph that was read in training, or go on with a dialogue of it."""
+    questions = [
+        {"question": f"who is {name}?", "context": f"In house {house} live Ann, Bob and Cid.", "answer": name}
+        for house in range(80)
+        for name in ("Ann", "Bob", "Cid")
+    ]
+    data = prepare(tmp_path / "one", table(tmp_path, questions, "questions.jsonl"), tokenizer=CHAR)
+    parts = splits(data)
+    houses = [{source.partition("house ")[2].split()[0] for source, _ in part} for part in parts]
+    assert sum(map(len, houses)) == len(set().union(*houses)) == 80
+    assert [3 * len(part) for part in houses] == [len(part) for part in parts]
+    assert all(houses)
+    chats = [{"turns": [f"hello {n}", f"good day {n}", f"how is {n}?", f"fine {n}"]} for n in range(80)]
+    parts = splits(prepare(tmp_path / "two", table(tmp_path, chats, "chats.jsonl"), tokenizer=CHAR))
+    numbers = [{target.strip("?").split()[-1] for _, target in part} for part in parts]
+    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 80
+
+
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     shares = {"valid_fraction": 0.6, "test_fraction": 0.6}
     with pytest.raises(ConfigError, match="below 1 together"):

@@ -329,8 +329,8 @@ def test_squad(tmp_path: Path) -> None:
     path = saved(tmp_path, "a.json", json.dumps({"version": {"data": [1]}, "data": [{"paragraphs": []}, ARTICLE]}))
     who, when = compose_question("Who?", "Mary wrote it."), compose_question("When?", "Mary wrote it.")
     assert list(read_pairs(PairSource(path=path, prefix="squad "))) == [
-        Pair("squad " + who, "Mary", f"{path}: article 2, question 7a", ("M.",)),
-        Pair("squad " + when, "", f"{path}: article 2, question 2"),
+        Pair("squad " + who, "Mary", f"{path}: article 2, question 7a", ("M.",), "Mary wrote it."),
+        Pair("squad " + when, "", f"{path}: article 2, question 2", (), "Mary wrote it."),
     ]
     assert [s.text for s in read_sources(path, PairSource(path="gone.json"))] == [who, when]
 
@@ -348,7 +348,7 @@ def test_squad(tmp_path: Path) -> None:
 def test_squad_line_by_line(tmp_path: Path, answer: dict[str, Any], expected: tuple[str, tuple[str, ...]]) -> None:
     path = saved(tmp_path, "a.jsonl", [{"question": "q", "context": "c", **answer}])
     assert list(read_pairs(PairSource(path=path))) == [
-        Pair("question: q context: c", expected[0], f"{path}:1", expected[1])
+        Pair("question: q context: c", expected[0], f"{path}:1", expected[1], "c")
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from textwright.training import objective
 from textwright.training.loop import Trainer
 from textwright.training.objective import Objective, both_ways
 from textwright.training.parallel import World
-from textwright.training.records import Look, Progress, StepRecord
+from textwright.training.records import EvaluationRecord, Look, Progress, StepRecord
 from textwright.training.settings import Budget, EMAAveraging, TrainingConfig
 
 END = 0
@@ -195,6 +196,28 @@ def trainer(folder: Path, model: EncoderDecoder, supply: Buckets, listener: Reco
         listener=listener,
         world=World(),
     )
+
+
+def test_looks_are_as_many_as_were_asked_for(tmp_path: Path) -> None:
+    """Also where texts are longer than the corpus counts them, later ones more so."""
+    model = build("seq2seq-additive")
+
+    class Stretched(Buckets):
+        def gather(self, numbers: Tensor, epoch: int) -> Batch:
+            batch = super().gather(numbers, epoch)
+            return replace(batch, plain=max(1, batch.count * 10 // (10 + epoch)))
+
+    class Counting(Recorder):
+        looks = 0
+
+        def evaluated(self, progress: Progress, record: EvaluationRecord) -> None:
+            self.looks += 1
+
+    supply = Stretched(pairs(model), 8, END, 0)
+    listener = Counting()
+    subject = trainer(tmp_path, model, supply, listener, budget=Budget(epochs=20), evaluations=15)
+    assert subject.run().evaluations[-1].share >= 1
+    assert listener.looks == 1 + 15  # before training, too
 
 
 @families

@@ -29,6 +29,7 @@ def train(
     valid: Annotated[
         str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
     ] = None,
+    test: Annotated[str | None, typer.Option(help="A text or table to measure the finished model on.")] = None,
     valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
     test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
     fields: Annotated[Files | None, typer.Option(help="Columns of source and target in a table.")] = None,
@@ -60,21 +61,21 @@ def train(
     files = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--fields": fields}
     request: dict[str, Any]
     if source is not None and is_recipe(source):
-        others = {"--task": task, "--valid": valid, "--model": model, "--tokenizer": tokenizer, **files}
+        others = {"--task": task, "--valid": valid, "--test": test, "--model": model, "--tokenizer": tokenizer, **files}
         _refuse(others, "a recipe says so itself: leave out {}, or --set")
         request = _recipe(Path(source), budget, seed, settings)
         folder = out or Path("runs") / Path(source).stem
     elif task in (None, "write"):
         _refuse(files, "{} is for tasks with a source: add --task translate (or summarize, answer, …)")
         name, family = source or "builtin:python-docs", model or "transformer"
-        request = asked(name, family, tokenizer or "auto", valid, *budget, seed or 0, settings)
+        request = asked(name, family, tokenizer or "auto", valid, test, *budget, seed or 0, settings)
         folder = out or default_folder(name, family)
     else:
         train_on = _sources("the training data", source, pairs, fields)
         if not train_on:
             raise ConfigError(f"--task {task} needs pairs: --pairs SOURCES TARGETS, or one file that holds both sides")
         validate_on = _sources("--valid", valid, valid_pairs, fields)
-        test_on = _sources("--test-pairs", None, test_pairs, None)
+        test_on = _sources("--test", test, test_pairs, fields)
         family = model or "transformer"
         sides = (train_on, validate_on, test_on)
         request = asked_pairs(str(task), *sides, family, tokenizer or "auto", *budget, seed or 0, settings)

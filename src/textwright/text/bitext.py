@@ -142,8 +142,8 @@ def raw_pairs(folder: Path) -> list[Pair]:
 
 
 def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
-    """Training, validation and test pairs; what has no files of its own is split off by a hash of its source, so that
-    equal sources stay together."""
+    """Training, validation and test pairs; what has no files of its own is split off by a hash of its group or
+    source, so that equal ones stay together."""
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
     wanted = (0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
@@ -162,7 +162,7 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
 
 def _part(pairs: PairStream, number: int, fractions: tuple[float, float]) -> Iterator[Pair]:
     for pair in pairs():
-        digest = hashlib.sha256(pair.source.encode("utf-8", "replace")).digest()
+        digest = hashlib.sha256((pair.group or pair.source).encode("utf-8", "replace")).digest()
         if place_of(int.from_bytes(digest[:8], "big"), *fractions) == number:
             yield pair
 
@@ -257,7 +257,7 @@ def _write(
                 targets.append(Piece(pair.target, last=True), target)
                 longest = [max(longest[0], len(source) + 1), max(longest[1], len(target) + 1)]
                 if folder.name != "train":
-                    raw.write(json.dumps(pair, ensure_ascii=False) + "\n")
+                    raw.write(json.dumps(pair[:4], ensure_ascii=False) + "\n")
     # Only of the training pairs one must be left: a split that was held back may turn out empty, and is told of above.
     report = sieve.report() if some and folder.name == "train" else sieve.counted()
     return _Written(report, *longest)

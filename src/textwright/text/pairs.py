@@ -32,12 +32,20 @@ __all__ = [
 
 
 class Pair(NamedTuple):
-    """A source, its target, where they stand (`train.de:17`), and other targets that are as good in an evaluation."""
+    """A source and its target.
+
+    Attributes:
+        where: where they stand, as in `train.de:17`.
+        others: other targets that are as good in an evaluation.
+        group: what the source shares with those of other pairs (a paragraph, a dialogue), or "": the pairs of a group
+            are trained on or held back together, or else validation would ask about what was read in training.
+    """
 
     source: str
     target: str
     where: str
     others: tuple[str, ...] = ()
+    group: str = ""
 
 
 class Source(NamedTuple):
@@ -103,7 +111,7 @@ def _pairs(source: PairSource, path: Path) -> Iterator[Pair]:
         return _dialogue_pairs(source, path)
     if kind == "squad":
         questions = read_questions(path, source.encoding)
-        return (_pair(compose_question(q.question, q.context), q.answers, q.where) for q in questions)
+        return (_pair(compose_question(q.question, q.context), q.answers, q.where, q.context) for q in questions)
     return _table_pairs(source, path)
 
 
@@ -137,13 +145,13 @@ def _dialogue_pairs(source: PairSource, path: Path) -> Iterator[Pair]:
         said: list[str] = []
         for number, turn in enumerate(dialogue.turns, 1):
             if number > 1:
-                yield Pair(compose_dialogue(said, limit), turn, f"{dialogue.where} turn {number}")
+                yield Pair(compose_dialogue(said, limit), turn, f"{dialogue.where} turn {number}", (), dialogue.where)
             said = [*said, turn][-limit:] if turn.strip() else said
 
 
-def _pair(source: str, targets: tuple[str, ...], where: str) -> Pair:
+def _pair(source: str, targets: tuple[str, ...], where: str, group: str = "") -> Pair:
     first, *others = dict.fromkeys(targets) or [""]
-    return Pair(source, first, where, tuple(other for other in others if other.strip()))
+    return Pair(source, first, where, tuple(other for other in others if other.strip()), group)
 
 
 def _sources(path: Path, trained: PairSource, encoding: str | None) -> Iterator[Source]:

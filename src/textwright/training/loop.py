@@ -129,11 +129,10 @@ class Trainer:
 
     def _count(self, loss: float, batch: Batch, cursor: Cursor) -> None:
         before, tokens = self.progress, batch.count
-        plain = before.tokens if before.plain is None else before.plain
         self._set(
             step=before.step + 1,
             tokens=before.tokens + tokens,
-            plain=plain + (tokens if batch.plain is None else batch.plain),
+            plain=before.seen + (tokens if batch.plain is None else batch.plain),
             seconds=self._seconds(),
             cursor=cursor,
             forget=False,
@@ -279,6 +278,7 @@ class Trainer:
             valid_score=look.score,
             train_loss=before.evaluation_loss / before.evaluation_tokens if before.evaluation_tokens else None,
             tokens=before.tokens,
+            plain=before.plain,
             seconds=self._seconds(),
             best=best,
             sample=self.listener.sample(model) if self.world.first else "",
@@ -376,12 +376,10 @@ class Trainer:
         return time.monotonic() - self._began
 
     def _share(self) -> float:
-        return self._share_of(self._seconds(), self.progress.step, self.progress.tokens)
+        return self._share_of(self._seconds(), self.progress.step, self.progress.seen)
 
-    def _share_of(self, seconds: float, steps: int, tokens: int) -> float:
-        progress = self.progress
-        kept = progress.plain / progress.tokens if progress.plain and progress.tokens else 1.0
-        return self.config.budget.share(seconds=seconds, steps=steps, epochs=tokens * kept / self.corpus_tokens)
+    def _share_of(self, seconds: float, steps: int, seen: int) -> float:
+        return self.config.budget.share(seconds=seconds, steps=steps, epochs=seen / self.corpus_tokens)
 
     def _due(self, share: float) -> bool:
         """An evaluation lies between the last one and `share`, and so does a step."""
@@ -390,7 +388,7 @@ class Trainer:
         record = self.progress.evaluations[-1]
         if record.step == self.progress.step:
             return False
-        last = self._share_of(record.seconds, record.step, record.tokens)  # the budget may have been enlarged since
+        last = self._share_of(record.seconds, record.step, record.seen)  # the budget may have been enlarged since
         return int(share * self.config.evaluations) > int(last * self.config.evaluations)
 
     def _rate(self, share: float) -> float:

@@ -41,9 +41,15 @@ class EvaluationRecord(Config):
     valid_score: float | None = None  # the task's own metric, higher is better
     train_loss: float | None  # mean since the evaluation before
     tokens: int
+    plain: int | None = None  # see Progress
     seconds: float
     best: bool
     sample: str = ""
+
+    @property
+    def seen(self) -> int:
+        """Targets so far, as the corpus counts them."""
+        return self.tokens if self.plain is None else self.plain
 
 
 class Progress(Config):
@@ -70,3 +76,8 @@ class Progress(Config):
     finished: str = ""  # why training ended; empty while it may go on
     steps: tuple[StepRecord, ...] = ()
     evaluations: tuple[EvaluationRecord, ...] = ()
+
+    @property
+    def seen(self) -> int:
+        """Targets so far, as the corpus counts them."""
+        return self.tokens if self.plain is None else self.plain
