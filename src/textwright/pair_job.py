@@ -14,7 +14,7 @@ from textwright import plan_pairs
 from textwright.errors import ConfigError
 from textwright.evaluating.languages import guess_language
 from textwright.evaluating.scores import Score
-from textwright.evaluating.tasks import judge, judges
+from textwright.evaluating.tasks import items, judge, judges
 from textwright.job import Job, Measures
 from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
 from textwright.pair_model import PairModel, cut
@@ -61,7 +61,7 @@ class PairJob(Job):
         self.generation = read_generation(out, PairGeneration)
         self.epoch_tokens = self.data.train.target.facts.tokens
         self.kinds = _kinds(self.data)
-        self.valid = raw_pairs(out / "data" / "valid")
+        self.valid = items(config.task, raw_pairs(out / "data" / "valid"))
         language = config.language or guess_language(pair.target for pair in self.valid[:500])
         self.judges = judges(config.task, language, lowercase=config.lowercase)
 
@@ -195,7 +195,7 @@ class PairJob(Job):
 
     def measure(self, model: LanguageModel) -> Measures:
         name = "test" if self.data.test.pairs else "valid"
-        pairs = raw_pairs(self.out / "data" / name)
+        pairs = items(self.config.task, raw_pairs(self.out / "data" / name))
         writer, judged = self._writer(model), pairs[:JUDGED]
         texts = [text[0] for text in writer.write([pair.source for pair in judged])]
         scores = judge(self.judges, [text.text for text in texts], _references(judged))

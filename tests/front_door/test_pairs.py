@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numbers_task
 import pytest
 from door import Run
-
-import textwright
-from textwright.text.pairs import PairSource
 
 SMALL = {
     "transformer": ("--set", "model.width=32", "--set", "model.inner=64", "--set", "model.layers=1"),
@@ -26,13 +25,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Path:
-    """A model that spells numbers out."""
+    """A model that spells numbers out, trained by the command in a process of its own."""
     out = tmp_path_factory.mktemp("runs") / "spoken"
-    train, test = (
-        PairSource(path=str(files[f"{name}.digits"]), target=str(files[f"{name}.words"])) for name in ("train", "test")
-    )
-    settings = {"model.width": 96, "training.evaluations": 2, "model.dropout": 0.0, "training.batch_tokens": 512}
-    textwright.train_pairs("convert", train, test=test, model="gru", epochs=14, out=out, settings=settings)
+    sides = ("--pairs", files["train.digits"], files["train.words"])
+    tests = ("--test-pairs", files["test.digits"], files["test.words"])
+    settings = ("model.width=96", "model.dropout=0", "training.evaluations=2", "training.batch_tokens=512")
+    command = ["train", "--task", "convert", *sides, *tests, "--model", "gru", "--epochs", "14", "--out", out]
+    command += [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run([sys.executable, "-m", "textwright", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return out
 
 
@@ -139,9 +140,11 @@ def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "".join(json.dumps({"turns": ["Hello!", "Hi.", "Bye."]}) + "\n" for _ in range(30)), encoding="utf-8"
     )
     done = run(
-        "train", chats, "--task", "chat", "--valid", chats, "--steps", "4", "--out", tmp_path / "chat", *SMALL["gru"]
+        *("train", chats, "--task", "chat", "--valid", chats, "--test", chats, "--steps", "4"),
+        *("--out", tmp_path / "chat", *SMALL["gru"]),
     )
     assert done.code == 0, done.err
+    assert "60 to validate, 60 to test" in done.out
     assert "distinct-1" in done.out
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nHow are you?\n\n"))
     talk = run("chat", tmp_path / "chat", "--seed", "1")

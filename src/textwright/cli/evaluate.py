@@ -86,6 +86,7 @@ def read_test(
     """The pairs to measure on: files, a table, or what the run was tested on."""
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
+    from textwright.evaluating.tasks import items
     from textwright.text.bitext import raw_pairs
     from textwright.text.pairs import PairSource, read_pairs
 
@@ -94,7 +95,7 @@ def read_test(
     if fields is not None and data is None:
         raise ConfigError("--fields names the columns of a table: give it with --data")
     if data is None and pairs is None:
-        return raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid")
+        return items(model.config.task, raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid"))
     if pairs is not None:
         asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
     else:
@@ -106,7 +107,10 @@ def read_test(
     if len(real) < len(found):
         first = next(pair.where for pair in found if not (pair.source.strip() and pair.target.strip()))
         tell(f"left out {len(found) - len(real)} of {len(found)} pairs that are empty on a side (first: {first})")
-    return real
+    judged = items(model.config.task, real)
+    if len(judged) < len(real):
+        tell(f"{len(real):,} pairs of {len(judged):,} different sources: any target of a source is right")
+    return judged
 
 
 def _pairs(

@@ -11,6 +11,7 @@ from textwright.evaluating.edits import ExactStrings, PhonemeErrorRate
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.summaries import Rouge
 from textwright.evaluating.translation import BLEU, TER
+from textwright.text.pairs import Pair
 
 Judges = list[Metric | ResponseMetric]
 
@@ -40,3 +41,16 @@ def judge(metrics: Judges, hypotheses: Sequence[str], references: Sequence[Seque
         metric.corpus(hypotheses) if isinstance(metric, ResponseMetric) else metric.corpus(hypotheses, references)
         for metric in metrics
     ]
+
+
+def items(task: str, pairs: Sequence[Pair]) -> list[Pair]:
+    """What is judged one by one: the pairs; of a conversion the different sources, where any of their targets is right,
+    because a word may be pronounced in two ways."""
+    if task != "convert":
+        return list(pairs)
+    merged: dict[str, Pair] = {}
+    for pair in pairs:
+        first = merged.setdefault(pair.source, pair)
+        others = dict.fromkeys((*first.others, pair.target, *pair.others))
+        merged[pair.source] = first._replace(others=tuple(other for other in others if other != first.target))
+    return list(merged.values())
