@@ -23,6 +23,7 @@ from textwright.errors import TextwrightError
 from textwright.models.base import LanguageModel
 
 NEVER = float("-inf")
+BLOCK = 64  # values of which the maximum is found first
 
 
 class Beam(Config):
@@ -106,7 +107,8 @@ class _Search:
     ) -> None:
         self.end, self.group = end, beam.beams
         self.pools = [Pool(beam, request.max_new_tokens) for request in requests]
-        self.stops = StopTables(model.head.weight.shape[0], model.device)
+        self.vocab = model.head.weight.shape[0]
+        self.stops = StopTables(self.vocab, model.device)
         self.owners = torch.arange(len(requests), device=model.device).repeat_interleave(self.group)
         rows = begin_rows(requests, 0, model.device)
         starts = torch.tensor([self.stops.start(request.stop) for request in requests]).to(rows.lengths)
@@ -122,31 +124,41 @@ class _Search:
         """
         for process in self.processors:
             logits = process(logits, self.rows)
-        # A row whose every token is banned has no distribution (nan): it dies out.
-        logprobs = logits.log_softmax(-1).nan_to_num(nan=NEVER, neginf=NEVER)
-        ends = self._ends(logits.shape[1])
-        self._harvest(*self._best(logprobs.masked_fill(~ends, NEVER)))
-        best, parents, tokens = self._best(logprobs.masked_fill(ends, NEVER))
+        logprobs = logits.log_softmax(-1)
+        several = self._ends()
+        if several is not None:
+            self._harvest(*self._best(logprobs.masked_fill(~several, NEVER)))
+            logprobs.masked_fill_(several, NEVER)
+        elif self.end is not None:
+            self._harvest(*self._best(logprobs[:, self.end : self.end + 1], self.end))
+            logprobs[:, self.end] = NEVER
+        best, parents, tokens = self._best(logprobs)
         survivors = write(self.rows.select(parents), tokens, torch.zeros_like(best), self.stops)
         self.rows = replace(survivors, score=best)
         return parents
 
-    def _ends(self, vocab: int) -> Tensor:
-        """(rows, vocab) bool: the text ends with this token."""
+    def _ends(self) -> Tensor | None:
+        """(rows, vocab) bool: the text ends with this token; None where none does but `end`, as at most steps."""
         rows = self.rows
-        ends = ((rows.written + 1 >= rows.limits[:, 1])[:, None]).expand(-1, vocab).clone()
+        last = rows.written + 1 >= rows.limits[:, 1]
+        if not self.stopped and not bool(last.any()):
+            return None
+        ends = last[:, None].repeat(1, self.vocab)
         if self.stopped:
             ends |= self.stops.accepts(rows.automaton) & (rows.written >= rows.limits[:, 0])[:, None]
         if self.end is not None:
             ends[:, self.end] = True
         return ends
 
-    def _best(self, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best `group` children of every group, from log-probabilities (rows, vocab): score, parent row and token.
+    def _best(self, logprobs: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """The best `group` children of every group, from log-probabilities (rows, n) of the tokens `first`, `first` + 1
+        and so on: score, parent row and token.
 
         Only the best `group` children of a row can be among them, so the rest is never added up.
         """
-        likely, tokens = logprobs.topk(min(self.group, logprobs.shape[1]), -1)
+        likely, places = largest(logprobs, min(self.group, logprobs.shape[1]))
+        # A row whose every token is banned has no distribution (nan): it dies out.
+        likely, tokens = likely.nan_to_num(nan=NEVER, neginf=NEVER), places + first
         scores = (self.rows.score[:, None] + likely).view(-1, self.group * likely.shape[1])
         best, places = scores.topk(self.group, -1)
         base = torch.arange(len(best), device=best.device)[:, None] * self.group
@@ -178,3 +190,20 @@ class _Search:
         groups = zip(best, *firsts, strict=True)
         still = [score > NEVER and not self.pools[place].closed(score, written) for score, place, written in groups]
         return torch.tensor(still, device=self.rows.tokens.device).repeat_interleave(self.group).nonzero().squeeze(1)
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`values.topk(count)` of (rows, n), several times faster on a CPU for long rows.
+
+    The largest values lie in the blocks whose maxima are the largest: the others are looked at once, for their maximum.
+    """
+    rows, width = values.shape
+    blocks = width // BLOCK
+    if blocks <= 2 * count:
+        return values.topk(count, -1)
+    chosen = values[:, : blocks * BLOCK].view(rows, blocks, BLOCK).amax(-1).topk(count, -1).indices
+    inside = torch.arange(BLOCK, device=values.device)
+    rest = torch.arange(blocks * BLOCK, width, device=values.device).expand(rows, -1)
+    columns = torch.cat([(chosen[:, :, None] * BLOCK + inside).flatten(1), rest], 1)
+    best, places = values.gather(1, columns).topk(count, -1)
+    return best, columns.gather(1, places)
