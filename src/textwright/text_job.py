@@ -43,9 +43,10 @@ class TextJob(Job):
 
     @staticmethod
     def check(asked: Mapping[str, Any]) -> None:
-        useless = [key for key in ("valid_fraction", "test_fraction") if key in asked and asked.get("valid")]
-        if useless:
-            raise ConfigError(f"with a validation text nothing is split off: leave out {useless[0]}")
+        given = bool(asked.get("valid")), bool(asked.get("valid") or asked.get("test"))
+        for key, useless in zip(("valid_fraction", "test_fraction"), given, strict=True):
+            if useless and key in asked:
+                raise ConfigError(f"with a validation or test text of its own nothing is split off: leave out {key}")
         plan.check(asked)
 
     @staticmethod

@@ -103,6 +103,15 @@ def test_wrong_options_are_refused(run: Run, text: Path, tmp_path: Path, words: 
     assert not (out / "config.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "share"), [("--valid", "valid_fraction"), ("--valid", "test_fraction"), ("--test", "test_fraction")]
+)
+def test_a_share_of_what_is_not_split_is_refused(run: Run, text: Path, tmp_path: Path, option: str, share: str) -> None:
+    words = ("train", text, option, text, "--set", f"{share}=0.1", "--steps", "1", "--out", tmp_path / "run")
+    run(*words).fails("nothing is split off", share)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_option_is_refused(run: Run, text: Path) -> None:
     result = run("train", text, "--mdoel", "lstm")
     assert result.code == 2
