@@ -90,7 +90,7 @@ def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str) -> Step
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with hardware.autocast(torch.device("cpu"), precision):
-            loss, _ = objective(batch)
+            loss = objective(batch).loss
         (loss / batch.count).backward()
         clip(model, 1.0)
         optimizer.step()

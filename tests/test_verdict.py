@@ -41,3 +41,11 @@ def progress(valid: list[float], train: list[float | None]) -> Progress:
 )
 def test_verdicts(valid: list[float], train: list[float | None], words: str) -> None:
     assert words in verdict(progress(valid, train))
+
+
+def test_losses_that_do_not_compare_are_not_compared() -> None:
+    """The texts of the training were cut otherwise: no gap is told, and no figure of it."""
+    seen = progress([3.0, 2.0, 2.0], [None, 1.0, 1.0])
+    assert "against 1.000" in verdict(seen)
+    assert "1.000" not in verdict(seen, comparable=False)
+    assert "gap" not in verdict(seen, comparable=False)

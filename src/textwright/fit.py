@@ -211,7 +211,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     progress = trainer.run()
     if not world.first:
         return Outcome(out, progress, None, "")
-    told = verdict(progress)
+    told = verdict(progress, comparable=job.comparable)
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
         outcome = Outcome(out, progress, job.measure(best), told, job.use(out))

@@ -38,11 +38,13 @@ class Job(ABC):
         requested: keys of the request that the prepared data depends on.
         epoch_tokens: targets in one epoch.
         kinds: what its texts are made of, as in "4,096 (bpe)".
+        comparable: training and validation loss are of the same tokens, read in the same way.
     """
 
     requested: ClassVar[tuple[str, ...]]
     epoch_tokens: int
     kinds: str
+    comparable = True
 
     @staticmethod
     @abstractmethod

@@ -61,6 +61,7 @@ class PairJob(Job):
         self.generation = read_generation(out, PairGeneration)
         self.epoch_tokens = self.data.train.target.facts.tokens
         self.kinds = _kinds(self.data)
+        self.comparable = not (config.bpe_dropout or config.training.scheduled_sampling)
         self.valid = items(config.task, raw_pairs(out / "data" / "valid"))
         language = config.language or guess_language(pair.target for pair in self.valid[:500])
         self.judges = judges(config.task, language, lowercase=config.lowercase)

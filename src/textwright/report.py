@@ -128,7 +128,7 @@ def _sizes(manifest: Manifest, parameters: int, job: Job, progress: Progress) ->
         ("parameters", parameters),
         *job.sizes(),
         ("tokens seen", progress.tokens),
-        ("epochs", progress.tokens / job.epoch_tokens),
+        ("epochs", progress.seen / job.epoch_tokens),
         ("steps", progress.step),
         ("tokens a second", round(progress.tokens / max(progress.seconds, 1e-9))),
         ("minutes", progress.seconds / 60),

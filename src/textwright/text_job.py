@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,9 +53,12 @@ class TextJob(Job):
     @staticmethod
     def fingerprint(asked: Mapping[str, Any]) -> str:
         source = SourceConfig.parse(asked["source"], "source")
-        for other in (source, *filter(None, (_alike(asked, key) for key in ("valid", "test")))):
-            files(other)  # a missing one is told now, not when the vocabulary is learned
-        return fingerprint(source)
+        others = [other for key in ("valid", "test") if (other := _alike(asked, key)) is not None]
+        for text in (source, *others):
+            files(text)  # a missing one is told now, not when the vocabulary is learned
+        if not others:
+            return fingerprint(source)
+        return hashlib.sha256("".join(map(fingerprint, (source, *others))).encode()).hexdigest()
 
     @staticmethod
     def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:

@@ -7,8 +7,13 @@ from textwright.training.records import Progress
 SMALL = 0.01  # share of the loss below which a change does not count
 
 
-def verdict(progress: Progress) -> str:
-    """Still learning, fitted, or over-fitted, and by how much."""
+def verdict(progress: Progress, *, comparable: bool = True) -> str:
+    """Still learning, fitted, or over-fitted, and by how much.
+
+    Args:
+        comparable: the training loss is the same measure as the validation loss. It is not where texts are cut into
+            other tokens in training (BPE dropout), or where the model reads its own guesses (scheduled sampling).
+    """
     looks = [record for record in progress.evaluations if record.train_loss is not None]
     if len(looks) < 2:
         return "Too short to tell: there were fewer than two evaluations after training began."
@@ -17,7 +22,8 @@ def verdict(progress: Progress) -> str:
     assert last.train_loss is not None
     best = min(looks, key=lambda record: record.valid_loss)
     gap = last.valid_loss - last.train_loss
-    apart = f"validation loss {last.valid_loss:.3f} against {last.train_loss:.3f} on the training text"
+    apart = f"validation loss {last.valid_loss:.3f}"
+    apart += f" against {last.train_loss:.3f} on the training text" if comparable else ""
     if last.valid_loss > best.valid_loss * (1 + SMALL):
         return (
             f"Over-fitted: the validation loss was best at step {best.step:,} ({best.valid_loss:.3f} nats a token) and "
@@ -30,7 +36,7 @@ def verdict(progress: Progress) -> str:
             f"Still learning: the last third of the budget lowered the validation loss by {gained:.3f} nats ({apart}). "
             f"More time would help."
         )
-    if gap > 0.1 * last.valid_loss:
+    if comparable and gap > 0.1 * last.valid_loss:
         return (
             f"Fitted, with a gap of {gap:.3f} nats ({apart}): the model begins to know its text by heart. More text or "
             f"more dropout would help more than more time."

@@ -230,6 +230,12 @@ def test_a_text_that_changed_is_not_continued(run: Run, tmp_path: Path) -> None:
     assert run(*words, "2").code == 0
     poem.write_text(POEM * 21)
     run(*words, "4").fails("has changed", "another --out")
+    other = tmp_path / "other.txt"
+    other.write_text(POEM * 20)
+    words = ("train", poem, "--test", other, "--out", tmp_path / "tested", *TINY, "--steps")
+    assert run(*words, "2").code == 0
+    other.write_text(POEM * 21)
+    run(*words, "4").fails("has changed", "another --out")
 
 
 def test_a_run_is_no_text_to_learn_from(run: Run, tmp_path: Path) -> None:

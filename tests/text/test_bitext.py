@@ -240,19 +240,33 @@ def test_pairs_of_a_paragraph_or_dialogue_stay_together(tmp_path: Path) -> None:
     """Otherwise validation would ask about a paragraph that was read in training, or go on with a dialogue of it."""
     questions = [
         {"question": f"who is {name}?", "context": f"In house {house} live Ann, Bob and Cid.", "answer": name}
-        for house in range(80)
+        for house in range(120)
         for name in ("Ann", "Bob", "Cid")
     ]
     data = prepare(tmp_path / "one", table(tmp_path, questions, "questions.jsonl"), tokenizer=CHAR)
     parts = splits(data)
     houses = [{source.partition("house ")[2].split()[0] for source, _ in part} for part in parts]
-    assert sum(map(len, houses)) == len(set().union(*houses)) == 80
+    assert sum(map(len, houses)) == len(set().union(*houses)) == 120
     assert [3 * len(part) for part in houses] == [len(part) for part in parts]
     assert all(houses)
-    chats = [{"turns": [f"hello {n}", f"good day {n}", f"how is {n}?", f"fine {n}"]} for n in range(80)]
+    chats = [{"turns": [f"hello {n}", f"good day {n}", f"how is {n}?", f"fine {n}"]} for n in range(120)]
     parts = splits(prepare(tmp_path / "two", table(tmp_path, chats, "chats.jsonl"), tokenizer=CHAR))
     numbers = [{target.strip("?").split()[-1] for _, target in part} for part in parts]
-    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 80
+    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 120
+    (tmp_path / "other").mkdir()
+    moved = splits(prepare(tmp_path / "three", table(tmp_path / "other", chats, "moved.jsonl"), tokenizer=CHAR))
+    assert moved == parts  # what is held back depends on what was said alone, not on the file's name
+
+
+def test_few_paragraphs_are_not_held_back_whole(tmp_path: Path) -> None:
+    """Of ten paragraphs chance might take none; then their questions are told apart."""
+    questions = [
+        {"question": f"who is {n}?", "context": f"In house {house} live many.", "answer": "many"}
+        for house in range(10)
+        for n in range(40)
+    ]
+    data = prepare(tmp_path / "data", table(tmp_path, questions, "questions.jsonl"), tokenizer=CHAR)
+    assert min(len(part) for part in splits(data)) > 5
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:

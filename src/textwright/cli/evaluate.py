@@ -25,7 +25,9 @@ def evaluate(
     length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
     language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
     lowercase: Annotated[bool, typer.Option("--lowercase", help="Compare translations without case.")] = False,
-    outputs: Annotated[Path | None, typer.Option(help="Write the texts into this file, line by line.")] = None,
+    outputs: Annotated[
+        Path | None, typer.Option(help="Write the texts into this file, a line for each source that is judged.")
+    ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Score what needs no model, too: copying, first sentence, neighbour.")
     ] = False,
@@ -86,7 +88,6 @@ def read_test(
     """The pairs to measure on: files, a table, or what the run was tested on."""
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
-    from textwright.evaluating.tasks import items
     from textwright.text.bitext import raw_pairs
     from textwright.text.pairs import PairSource, read_pairs
 
@@ -95,7 +96,7 @@ def read_test(
     if fields is not None and data is None:
         raise ConfigError("--fields names the columns of a table: give it with --data")
     if data is None and pairs is None:
-        return items(model.config.task, raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid"))
+        return _items(model, raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid"))
     if pairs is not None:
         asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
     else:
@@ -107,9 +108,17 @@ def read_test(
     if len(real) < len(found):
         first = next(pair.where for pair in found if not (pair.source.strip() and pair.target.strip()))
         tell(f"left out {len(found) - len(real)} of {len(found)} pairs that are empty on a side (first: {first})")
-    judged = items(model.config.task, real)
-    if len(judged) < len(real):
-        tell(f"{len(real):,} pairs of {len(judged):,} different sources: any target of a source is right")
+    return _items(model, real)
+
+
+def _items(model: PairModel, pairs: list[Pair]) -> list[Pair]:
+    """What is judged one by one; it is told where that is not every pair."""
+    from textwright.cli.sources import tell
+    from textwright.evaluating.tasks import items
+
+    judged = items(model.config.task, pairs)
+    if len(judged) < len(pairs):
+        tell(f"{len(pairs):,} pairs of {len(judged):,} different sources: each is judged once, any target is right")
     return judged
 
 

@@ -29,6 +29,7 @@ from textwright.text.sources import Piece
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
 BATCH = 2000  # pairs encoded at once
+GROUPS = 100  # paragraphs or dialogues from which whole ones are held back
 LOOK = 2000  # pairs by which sides and tokenizers are told
 CLOSED = 300  # words of a side that has so few of them are tokens
 
@@ -143,7 +144,8 @@ def raw_pairs(folder: Path) -> list[Pair]:
 
 def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     """Training, validation and test pairs; what has no files of its own is split off by a hash of its group or
-    source, so that equal ones stay together."""
+    source, so that equal ones stay together. Of fewer groups than `GROUPS` chance might take none: there the sources
+    are told apart."""
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
     wanted = (0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
@@ -151,18 +153,24 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
         raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {wanted[0]} and {wanted[1]}")
     if valid or not any(wanted):
         return [everything, valid or _nothing, test or _nothing]
-    count = sum(1 for _ in _watched(everything(), "reading", progress))
+    count = 0
+    groups: set[int] = set()
+    for pair in _watched(everything(), "reading", progress):
+        count += 1
+        if pair.group and len(groups) < GROUPS:
+            groups.add(hash(pair.group))
     if count < DOCUMENTS:
         raise DataError(
             f"{count} pairs are too few to hold some back for validation: give --valid-pairs, or more pairs"
         )
-    parts = [partial(_part, everything, number, wanted) for number in range(3)]
+    parts = [partial(_part, everything, number, wanted, len(groups) == GROUPS) for number in range(3)]
     return [parts[0], parts[1], test or parts[2]]
 
 
-def _part(pairs: PairStream, number: int, fractions: tuple[float, float]) -> Iterator[Pair]:
+def _part(pairs: PairStream, number: int, fractions: tuple[float, float], grouped: bool) -> Iterator[Pair]:
     for pair in pairs():
-        digest = hashlib.sha256((pair.group or pair.source).encode("utf-8", "replace")).digest()
+        kept = pair.group if grouped and pair.group else pair.source
+        digest = hashlib.sha256(kept.encode("utf-8", "replace")).digest()
         if place_of(int.from_bytes(digest[:8], "big"), *fractions) == number:
             yield pair
 

@@ -143,9 +143,10 @@ def _dialogue_pairs(source: PairSource, path: Path) -> Iterator[Pair]:
     limit = source.turns or TURNS
     for dialogue in read_dialogues(path, source.encoding):
         said: list[str] = []
+        group = "\n".join(dialogue.turns)
         for number, turn in enumerate(dialogue.turns, 1):
             if number > 1:
-                yield Pair(compose_dialogue(said, limit), turn, f"{dialogue.where} turn {number}", (), dialogue.where)
+                yield Pair(compose_dialogue(said, limit), turn, f"{dialogue.where} turn {number}", (), group)
             said = [*said, turn][-limit:] if turn.strip() else said
 
 

@@ -71,7 +71,7 @@ class _Side:
         if not len(ids) or len(ids) >= self.most:
             start = int(self.corpus.ends[number - 1]) if number else 0
             return self.corpus.tokens[start : int(self.corpus.ends[number])].long()
-        return torch.cat([ids, torch.tensor([self.tokenizer.end])])
+        return torch.cat([ids.long(), torch.tensor([self.tokenizer.end])])
 
     def _read(self, epoch: int) -> None:
         """All texts of an epoch, at once: a variant for every word, and its pieces one after the other."""
@@ -81,7 +81,7 @@ class _Side:
         self._draw(torch.unique(slots))
         first, count = self.first[slots], self.count[slots]
         stops = count.cumsum(0)
-        self.ids = self.pieces[torch.arange(int(count.sum())) + (first - stops + count).repeat_interleave(count)].long()
+        self.ids = self.pieces[torch.arange(int(count.sum())) + (first - stops + count).repeat_interleave(count)]
         self.ends = torch.cat([torch.zeros(1, dtype=torch.long), stops])[self.text.ends]
         self.lengths = self.ends.diff(prepend=torch.zeros(1, dtype=torch.long))
         self.epoch = epoch

@@ -22,7 +22,7 @@ CHUNK = 2**26  # logits that may stand in memory at once; beyond, they are compu
 
 class Losses(NamedTuple):
     """Sums over the targets of a batch, in nats, float32: what is minimised; the plain cross-entropy in it, without
-    smoothing, penalties and gradient, which compares with that of any other text; and the state after the batch."""
+    smoothing, penalties and gradient, which compares with that of other texts; and the state after the batch."""
 
     loss: Tensor
     plain: Tensor
