@@ -19,7 +19,7 @@ def mix(x: Tensor) -> Tensor:
 
 
 def uniform(seed: Tensor, position: Tensor) -> Tensor:
-    """float64 in [0, 1), a function of seed and position (int64, any equal shape) alone; 40 random bits each."""
+    """float64 in [0, 1), a function of seed and position (int64, broadcast) alone; 40 random bits each."""
     return _shift(mix(mix(seed) + position), 24).double() / 2**40
 
 

@@ -6,6 +6,7 @@ state. Weights are spread wide, so that a wrong memory shows in the logits and n
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from families import FAMILIES, VOCAB, WINDOW
 from torch import Tensor
 
-from textwright.decoding import Beam, Engine, Request, Sampling, beam_search, collect, generate
+from textwright.decoding import Beam, Engine, Request, Result, Sampling, beam_search, collect, generate
+from textwright.decoding.speculative import Draft, Drafter, Lookup, Speculation, speculate
 from textwright.errors import StateSpentError
-from textwright.models import EncoderDecoder, LanguageModel, State, blocks, transformer
+from textwright.models import EncoderDecoder, LanguageModel, State, blocks
 from textwright.models.base import Source
 
 TIME = 9
@@ -220,12 +222,13 @@ def test_a_spent_state_raises_and_shows_how(subject: Subject) -> None:
         subject.model(subject.nxt, state=state)
 
 
+@pytest.mark.parametrize("method", ["copy", "fork"])
 @torch.no_grad()
-def test_a_copy_is_a_snapshot(subject: Subject) -> None:
+def test_a_copy_is_a_snapshot(subject: Subject, method: str) -> None:
     """Ragged acceptance by replay: advance a copy by a draft, then feed each row only what was accepted of it."""
     snapshot = subject.after([1, 2, 3])
     draft, accepted = torch.randint(0, VOCAB, (3, 4)), torch.tensor([4, 0, 2])
-    subject.model(draft, state=snapshot.copy())
+    subject.model(draft, state=getattr(snapshot, method)())
     replayed = subject.model(draft, accepted, snapshot).after
     logits = subject.model(subject.nxt[1:], state=replayed).logits[:, 0]
     for place, row in enumerate((1, 2, 3)):
@@ -235,8 +238,10 @@ def test_a_copy_is_a_snapshot(subject: Subject) -> None:
 @torch.no_grad()
 def test_truncate_equals_replay(subject: Subject) -> None:
     state = subject.after([1, 2, 3])
-    if not isinstance(state, transformer.KeyValueState):
-        pytest.skip("recurrent states roll back by replay alone")
+    if not state.has_places:
+        with pytest.raises(NotImplementedError, match="has no places"):
+            state.truncate(subject.lengths[1:])
+        return
     draft, accepted = torch.randint(0, VOCAB, (3, 4)), torch.tensor([4, 0, 2])
     verified = subject.model(draft, state=state).after
     cut = verified.truncate(subject.lengths[1:] + accepted)
@@ -310,13 +315,50 @@ def test_continuous_batching_equals_each_request_alone(subject: Subject) -> None
 def greedy_up_to_rounding(subject: Subject) -> None:
     """In bfloat16 a batch of another size may flip a tie: every token must be the likeliest but for the tolerance."""
     requests = [subject.request(row, Sampling(temperature=0.0), max_new_tokens=WINDOW - TIME) for row in range(4)]
-    results = collect(generate(subject.model, requests, None, max_rows=2))
+    likeliest(subject, collect(generate(subject.model, requests, None, max_rows=2)))
+
+
+def likeliest(subject: Subject, results: list[Result]) -> None:
     for row, result in enumerate(results):
         written = torch.tensor(result.tokens[:-1], dtype=torch.long)
         logits = subject.alone(row, written)[int(subject.lengths[row]) - 1 :].float()
         chosen = logits.gather(1, torch.tensor(result.tokens)[:, None]).squeeze(1)
         scale = float(logits.abs().max().clamp(min=1))
         assert float((logits.amax(-1) - chosen).max()) <= 2 * subject.tolerance * scale
+
+
+@pytest.mark.parametrize("kind", ["lookup", "itself", "another"])
+@torch.no_grad()
+def test_speculation_writes_what_the_engine_writes(subject: Subject, kind: str) -> None:
+    """Token for token, drawn and greedy, with stops and limits; the drafts are right always, sometimes and hardly."""
+    other = subject.model
+    if kind == "another":
+        other = copy.deepcopy(subject.model)
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+
+    def drafter() -> Drafter:
+        return Lookup(length=3, match=2) if kind == "lookup" else Draft(other, length=3)
+
+    if subject.tolerance > 1e-3:
+        requests = [subject.request(row, Sampling(temperature=0.0), max_new_tokens=WINDOW - TIME) for row in range(4)]
+        likeliest(subject, collect(speculate(subject.model, requests, None, drafter(), max_rows=3)))
+        return
+    settings = (Sampling(temperature=0.0), Sampling(), Sampling(top_k=3, repetition_penalty=1.2), Sampling(mirostat=2))
+    requests = [
+        subject.request(row, sampling, seed=row, max_new_tokens=budget, min_new_tokens=2)
+        for row, (sampling, budget) in enumerate(zip(settings, (5, 7, 3, 9), strict=True))
+    ]
+    plain = collect(generate(subject.model, requests, 0))
+    got = collect(speculate(subject.model, requests, 0, drafter(), max_rows=3))
+    assert [(r.tokens, r.finish) for r in got] == [(r.tokens, r.finish) for r in plain]
+    for result, want in zip(got, plain, strict=True):
+        assert result.logprob == pytest.approx(want.logprob, abs=1e-3)
+    if kind == "itself":
+        running = Speculation(subject.model, requests[:1], None, drafter())
+        while len(running):
+            running.step()
+        assert running.rounds == 2  # 5 tokens: a model that guesses for itself is always right, 3 and 1 more at a time
 
 
 def test_a_source_is_refused_by_models_without_an_encoder(subject: Subject) -> None:

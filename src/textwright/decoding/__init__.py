@@ -2,7 +2,9 @@
 
 from textwright.decoding.beam import Beam, beam_search
 from textwright.decoding.engine import Engine, Result, collect, generate
-from textwright.decoding.rows import Event, Request, Sampling
+from textwright.decoding.rows import Event, Request
+from textwright.decoding.settings import Sampling
+from textwright.decoding.steering import Steering
 from textwright.decoding.stops import StopStrings
 
 __all__ = [
@@ -12,6 +14,7 @@ __all__ = [
     "Request",
     "Result",
     "Sampling",
+    "Steering",
     "StopStrings",
     "beam_search",
     "collect",

@@ -7,6 +7,8 @@ is in the batch, up to the rounding of matrix products of different sizes.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from textwright.decoding.processors import BANNED, Processor, active
-from textwright.decoding.rows import Event, Request, Rows, begin_rows
-from textwright.decoding.sampling import choose
-from textwright.decoding.stops import StopTables
+from textwright.decoding.processors import ORDER, active, check_order
+from textwright.decoding.rows import Event, Processor, Request, Rows, begin_rows
+from textwright.decoding.rules import Rules
+from textwright.decoding.sampling import choose_token
+from textwright.decoding.truncation import next_surprise
 from textwright.errors import ConfigError, TextwrightError
 from textwright.models.base import LanguageModel, Source
 from textwright.models.state import State
 
 ROOM = 64  # tokens by which the texts of a batch grow
+UNIT = 64  # the longest unit whose repetition is noticed
+LEAST = 16  # tokens that a loop has at least
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,26 @@ class Engine:
         model: any model of the contract, in evaluation mode.
         end: id of the token that ends a text; None: texts end by length or stop string alone.
         banned: ids that are never written.
+        order: steps of `processors.ORDER` in the order they are applied in.
+
+    Raises:
+        ConfigError: an unknown step, or one that stands twice.
     """
 
-    def __init__(self, model: LanguageModel, end: int | None, banned: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model: LanguageModel, end: int | None, banned: Sequence[int] = (), order: Sequence[str] = ORDER
+    ) -> None:
+        check_order(order)
         self.model = model
         self.end = end
         self.banned = banned
-        self.stops = StopTables(model.head.weight.shape[0], model.device)
+        self.order = order
+        self.rules = Rules(model.head.weight.shape[0], model.device)
         self._admitted = 0
         self._running: Running | None = None
         self._processors: list[Processor] = []
+        self._tops: dict[int, int] = {}  # how many likeliest tokens requests want to see
+        self._deadlines: dict[int, float] = {}
 
     def __len__(self) -> int:
         """Number of texts being written."""
@@ -66,21 +81,25 @@ class Engine:
         and text must fit it. Equal prompts are read once.
 
         Raises:
-            ConfigError: a text with a source does not fit the model's window.
+            ConfigError: a text with a source does not fit the model's window, or a request asks for what cannot be.
         """
+        check_requests(self.model, requests, self.order)
         check_window(
             self.model, [request for request in requests if request.source is not None], "a model with a source"
         )
         numbers = list(range(self._admitted, self._admitted + len(requests)))
         self._admitted += len(requests)
-        starts = torch.tensor([self.stops.start(request.stop) for request in requests], device=self.model.device)
+        self._tops |= {n: r.top_logprobs for n, r in zip(numbers, requests, strict=True) if r.top_logprobs}
+        begun = time.monotonic()
+        limits = zip(numbers, requests, strict=True)
+        self._deadlines |= {n: begun + r.max_seconds for n, r in limits if r.max_seconds is not None}
         keys = [(request.prompt, request.source) for request in requests]
         unique = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         seen = [prompt[-(self.model.window or len(prompt)) :] for prompt, _ in unique]
         logits, memory = read(self.model, seen, [source for _, source in unique])
         share = torch.tensor([unique[key] for key in keys], device=self.model.device)
         held = torch.tensor([len(prompt) for prompt in seen], device=self.model.device)[share]
-        rows = replace(begin_rows(requests, numbers[0], self.model.device), automaton=starts, held=held)
+        rows = replace(self.rules.place(begin_rows(requests, numbers[0], self.model.device), requests), held=held)
         new = Running(rows, memory.select(share), logits[share])
         self._settle(new if self._running is None else self._running.concat(new))
         return numbers
@@ -90,14 +109,15 @@ class Engine:
         """Choose one token for every text, retire the finished ones, and feed the rest to the model."""
         if self._running is None:
             return []
-        tokens, logprobs = self._choose(self._running)
-        rows = write(self._running.rows, tokens, logprobs, self.stops)
-        reasons = finished(rows, tokens, self.end, self.stops)
+        tokens, logprobs = choose_token(self._running.logits, self._running.rows, self._processors)
+        rows = write(self._running.rows, tokens, logprobs, self.rules)
+        reasons = self._late(rows, finished(rows, tokens, self.end, self.rules))
+        tops = self._likeliest(self._running)
         self._running = replace(self._running, rows=rows)
         self._keep([reason is None for reason in reasons])
         if self._running is not None:
             self._running = self._advance(self._running)
-        columns = (rows.request.tolist(), tokens.tolist(), logprobs.tolist(), reasons)
+        columns = (rows.request.tolist(), tokens.tolist(), logprobs.tolist(), reasons, tops)
         return [Event(*values) for values in zip(*columns, strict=True)]
 
     def retire(self, requests: Sequence[int]) -> None:
@@ -105,14 +125,22 @@ class Engine:
         if self._running is not None:
             self._keep([number not in requests for number in self._running.rows.request.tolist()])
 
-    def _choose(self, running: Running) -> tuple[Tensor, Tensor]:
-        logits = running.logits
-        for process in self._processors:
-            logits = process(logits, running.rows)
-        if bool((logits.amax(-1) == BANNED).any()):
-            raise TextwrightError("every token is banned for at least one text: lower no_repeat_ngram or the minimum")
-        tokens = choose(logits, running.rows)
-        return tokens, running.logits.gather(1, tokens[:, None]).squeeze(1) - running.logits.logsumexp(-1)
+    def _late(self, rows: Rows, reasons: list[str | None]) -> list[str | None]:
+        """The reasons, "time" where a request has had its time."""
+        if not self._deadlines:
+            return reasons
+        now = time.monotonic()
+        late = [self._deadlines.get(number, math.inf) <= now for number in rows.request.tolist()]
+        return [reason or ("time" if over else None) for reason, over in zip(reasons, late, strict=True)]
+
+    def _likeliest(self, running: Running) -> list[tuple[tuple[int, float], ...]]:
+        """For each row the tokens its request wants to see, from the model's own distribution."""
+        wanted = [self._tops.get(number, 0) for number in running.rows.request.tolist()] if self._tops else []
+        if not any(wanted):
+            return [()] * len(running.logits)
+        best = running.logits.log_softmax(-1).topk(max(wanted), -1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), wanted, strict=True)
+        return [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in pairs]
 
     def _keep(self, kept: list[bool]) -> None:
         if not any(kept):
@@ -122,7 +150,7 @@ class Engine:
 
     def _settle(self, running: Running) -> None:
         self._running = running
-        self._processors = active(running.rows, self.end, self.banned)
+        self._processors = active(running.rows, self.rules, self.end, self.banned, self.order)
 
     def _advance(self, running: Running) -> Running:
         running, slid = self._slide(running)
@@ -190,28 +218,62 @@ def check_window(model: LanguageModel, requests: Sequence[Request], who: str) ->
             )
 
 
-def write(rows: Rows, tokens: Tensor, logprobs: Tensor, stops: StopTables) -> Rows:
+def check_requests(model: LanguageModel, requests: Sequence[Request], order: Sequence[str]) -> None:
+    """Raise ConfigError for settings that this model or this order cannot serve."""
+    vocab = model.head.weight.shape[0]
+    for sampling in {request.sampling for request in requests}:
+        check_order(order, sampling.asked())
+        if sampling.top_k > vocab:
+            raise ConfigError(
+                f"top_k {sampling.top_k} is more than the {vocab} tokens there are: lower it, or leave it out"
+            )
+    for request in requests:
+        if request.sampling.no_repeat_source_ngram and request.source is None:
+            raise ConfigError("no_repeat_source_ngram needs a model that reads a source: leave it out")
+        if request.top_logprobs > vocab:
+            raise ConfigError(f"top_logprobs {request.top_logprobs} is more than the {vocab} tokens there are")
+
+
+def write(rows: Rows, tokens: Tensor, logprobs: Tensor, rules: Rules) -> Rows:
     """Append one token (R,) with its log-probability to every row."""
     texts = rows.tokens if int(rows.lengths.max()) < rows.tokens.shape[1] else F.pad(rows.tokens, (0, ROOM))
-    moved = stops.move(rows.automaton, tokens)
     return replace(
-        rows,
+        rules.move(rows, tokens),
         tokens=texts.scatter(1, rows.lengths[:, None], tokens[:, None]),
         lengths=rows.lengths + 1,
         score=rows.score + logprobs,
-        # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
-        automaton=torch.where(rows.written < rows.limits[:, 0], rows.automaton, moved),
+        surprise=next_surprise(rows, logprobs),
     )
 
 
-def finished(rows: Rows, tokens: Tensor, end: int | None, stops: StopTables) -> list[str | None]:
+def finished(rows: Rows, tokens: Tensor, end: int | None, rules: Rules) -> list[str | None]:
     """Why each row ends after the token it was just given, or None."""
     reasons = torch.zeros_like(tokens)
+    reasons[looping(rows)] = 4
     reasons[rows.written >= rows.limits[:, 1]] = 3
-    reasons[stops.accepted(rows.automaton)] = 2
+    reasons[rules.stops.accepted(rows.automaton)] = 2
     if end is not None:
         reasons[tokens == end] = 1
-    return [(None, "end", "stop", "length")[reason] for reason in reasons.tolist()]
+    return [(None, "end", "stop", "length", "loop")[reason] for reason in reasons.tolist()]
+
+
+def looping(rows: Rows) -> Tensor:
+    """(R,) bool: what was written ends in so many repetitions of one unit as `loop_limit` says.
+
+    A unit has up to `UNIT` tokens, and the repetitions have at least `LEAST` together: "no, no, no" is no loop.
+    """
+    limit = rows.setting("loop_limit").squeeze(1).long()
+    result = torch.zeros_like(limit, dtype=torch.bool)
+    if not bool((limit > 0).any()):
+        return result
+    span = int(limit.max()) * UNIT
+    at = rows.lengths[:, None] - 1 - torch.arange(min(span + UNIT, rows.tokens.shape[1]), device=limit.device)
+    tail = torch.where(at >= rows.prompts[:, None], rows.tokens.gather(1, at.clamp(min=0)), -1)  # newest first
+    for unit in range(1, min(UNIT, tail.shape[1] - 1) + 1):
+        same = (tail[:, :-unit] == tail[:, unit:]) & (tail[:, unit:] >= 0)
+        run = same.long().cumprod(1).sum(1) + unit  # tokens that one unit repeats over
+        result |= (limit > 0) & (run >= limit * unit) & (run >= LEAST)
+    return result
 
 
 def checked(logits: Tensor) -> Tensor:
@@ -227,11 +289,21 @@ def checked(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished text: written ids (the end token included), the sum of their log-probabilities, and why it ended."""
+    """A finished text.
+
+    Attributes:
+        tokens: written ids, the end token included.
+        logprob: the sum of their log-probabilities.
+        finish: why it ended.
+        logprobs: of each token; empty where the strategy does not keep them.
+        tops: for each token the likeliest ones at its place, as many as the request asked for.
+    """
 
     tokens: tuple[int, ...]
     logprob: float
     finish: str
+    logprobs: tuple[float, ...] = ()
+    tops: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 def generate(
@@ -240,10 +312,11 @@ def generate(
     end: int | None,
     *,
     banned: Sequence[int] = (),
+    order: Sequence[str] = ORDER,
     max_rows: int = 64,
 ) -> Iterator[Event]:
     """Write all requests, at most `max_rows` at a time; requests are numbered from 0 in their order."""
-    engine = Engine(model, end, banned)
+    engine = Engine(model, end, banned, order)
     waiting = list(requests)
     while waiting or len(engine):
         free = max_rows - len(engine)
@@ -255,12 +328,13 @@ def generate(
 
 def collect(events: Iterable[Event]) -> list[Result]:
     """The results of finished requests, in the order of their numbers."""
-    tokens: dict[int, list[int]] = defaultdict(list)
-    logprobs: dict[int, float] = defaultdict(float)
-    finish: dict[int, str] = {}
+    texts: dict[int, list[Event]] = defaultdict(list)
     for event in events:
-        tokens[event.request].append(event.token)
-        logprobs[event.request] += event.logprob
-        if event.finish:
-            finish[event.request] = event.finish
-    return [Result(tuple(tokens[number]), logprobs[number], finish[number]) for number in sorted(finish)]
+        texts[event.request].append(event)
+    return [_result(texts[number]) for number in sorted(texts) if texts[number][-1].finish]
+
+
+def _result(events: list[Event]) -> Result:
+    logprobs = tuple(event.logprob for event in events)
+    tokens, tops = tuple(event.token for event in events), tuple(event.top for event in events)
+    return Result(tokens, sum(logprobs), str(events[-1].finish), logprobs, tops)

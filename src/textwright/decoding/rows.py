@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from textwright.config import Config
+from textwright.decoding.settings import Sampling
+from textwright.decoding.steering import PLAIN, Steering
 from textwright.decoding.stops import StopStrings
 from textwright.models.state import State
 
-
-class Sampling(Config):
-    """How the next token is drawn. Every field holds for one request; a batch may mix them freely."""
-
-    temperature: float = Field(1.0, ge=0, description="0 takes the most likely token; more than 1 flattens")
-    top_k: int = Field(0, ge=0, description="draw among the k most likely tokens; 0: all")
-    top_p: float = Field(1.0, gt=0, le=1, description="draw among the fewest tokens whose probabilities reach p")
-    min_p: float = Field(0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest")
-    repetition_penalty: float = Field(1.0, gt=0, description="divide the logit of what already stands in the text")
-    presence_penalty: float = Field(0.0, description="subtract from the logit of what was already written")
-    frequency_penalty: float = Field(0.0, description="subtract for every time it was already written")
-    no_repeat_ngram: int = Field(0, ge=0, description="never write the same n tokens twice; 0: off")
+BANNED = float("-inf")
+COLUMNS = {name: place for place, name in enumerate(Sampling.model_fields)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +31,9 @@ class Request:
         min_new_tokens: no end and no stop before so many.
         stop: strings that end the text; None: only the end token and the length do.
         source: token ids an encoder-decoder reads, at least one; None for models that go on from the prompt alone.
+        steering: tokens and sequences that are favoured, forbidden, forced or exempt.
+        top_logprobs: how many likeliest tokens every event lists.
+        max_seconds: the text ends after so long, counted from its admission; None: it may take its time.
     """
 
     prompt: tuple[int, ...]
@@ -50,6 +43,9 @@ class Request:
     min_new_tokens: int = 0
     stop: StopStrings | None = None
     source: tuple[int, ...] | None = None
+    steering: Steering = PLAIN
+    top_logprobs: int = 0
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -57,15 +53,22 @@ class Request:
         if self.max_new_tokens < 1 or not 0 <= self.min_new_tokens <= self.max_new_tokens:
             bounds = f"{self.min_new_tokens} and {self.max_new_tokens}"
             raise ValueError(f"expected 0 <= min_new_tokens <= max_new_tokens and at least one new token, got {bounds}")
+        if self.top_logprobs < 0 or (self.max_seconds is not None and self.max_seconds <= 0):
+            raise ValueError("expected top_logprobs of at least 0 and more than 0 max_seconds")
 
 
 class Event(NamedTuple):
-    """One token of one request; `finish` is None, or why the text ends: "end", "stop" or "length"."""
+    """One token of one request, with its log-probability under the model.
+
+    `finish` is None, or why the text ends: "end", "stop", "length", "loop" or "time". `top` holds the likeliest tokens
+    of this place with their log-probabilities, as many as the request asked for.
+    """
 
     request: int
     token: int
     logprob: float
     finish: str | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,11 @@ class Rows(State):
         seed: (R,) int64.
         score: (R,) float64, the sum of log-probabilities of the written tokens.
         automaton: (R,) state of the stop strings.
+        steering: (R,) number of the request's `Steering`; `steered` (R,) state of its automaton.
+        surprise: (R,) float64, mirostat's μ in bits.
         limits: (R, 2) minimum and maximum of new tokens.
-        sampling: (R, 8) float64, the fields of `Sampling` in their order.
+        sampling: (R, settings) float64, the fields of `Sampling` in their order.
+        source: (R, places) ids of the source, (R, 0) where there is none; `source_lengths` (R,) of them are real.
     """
 
     tokens: Tensor
@@ -92,8 +98,13 @@ class Rows(State):
     seed: Tensor
     score: Tensor
     automaton: Tensor
+    steering: Tensor
+    steered: Tensor
+    surprise: Tensor
     limits: Tensor
     sampling: Tensor
+    source: Tensor
+    source_lengths: Tensor
 
     @property
     def written(self) -> Tensor:
@@ -102,21 +113,24 @@ class Rows(State):
 
     def setting(self, name: str) -> Tensor:
         """(R, 1) one field of `Sampling`."""
-        column = list(Sampling.model_fields).index(name)
+        column = COLUMNS[name]
         return self.sampling[:, column : column + 1]
 
 
+Processor = Callable[[Tensor, Rows], Tensor]
+
+
 def begin_rows(requests: Sequence[Request], first: int, device: torch.device) -> Rows:
-    """Rows for new requests, numbered from `first`; stop automata start at 0 and are placed by the loop."""
+    """Rows for new requests, numbered from `first`; automata start at 0 and are placed by the loop's `Rules`."""
 
     def column(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
     lengths = column([len(request.prompt) for request in requests])
-    tokens = pad_sequence([torch.tensor(request.prompt) for request in requests], batch_first=True)
-    settings = [[float(value) for value in request.sampling.model_dump().values()] for request in requests]
+    sources = [request.source or () for request in requests]
+    settings = [[float(getattr(request.sampling, name)) for name in COLUMNS] for request in requests]
     return Rows(
-        tokens=tokens.to(device),
+        tokens=_padded([request.prompt for request in requests], device),
         lengths=lengths,
         prompts=lengths.clone(),
         held=torch.zeros_like(lengths),
@@ -124,9 +138,21 @@ def begin_rows(requests: Sequence[Request], first: int, device: torch.device) ->
         seed=column([signed(request.seed) for request in requests]),
         score=torch.zeros(len(requests), dtype=torch.float64, device=device),
         automaton=torch.zeros_like(lengths),
+        steering=torch.zeros_like(lengths),
+        steered=torch.zeros_like(lengths),
+        # Mirostat begins at twice its target (Basu et al. 2021, alg. 1).
+        surprise=torch.tensor(
+            [2 * request.sampling.mirostat_target for request in requests], dtype=torch.float64, device=device
+        ),
         limits=torch.tensor([[r.min_new_tokens, r.max_new_tokens] for r in requests], device=device),
         sampling=torch.tensor(settings, dtype=torch.float64, device=device),
+        source=_padded(sources, device),
+        source_lengths=column([len(source) for source in sources]),
     )
+
+
+def _padded(texts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    return pad_sequence([torch.tensor(text, dtype=torch.long) for text in texts], batch_first=True).to(device)
 
 
 def signed(number: int) -> int:

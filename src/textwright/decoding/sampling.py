@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from textwright.decoding.rows import Rows
+from textwright.decoding.rows import BANNED, Processor, Rows
+from textwright.errors import TextwrightError
 from textwright.noise import uniform
 
 COLD = 1e-6  # temperatures below are 0: float32 cannot divide by less without overflow
+
+
+def choose_token(logits: Tensor, rows: Rows, processors: Sequence[Processor]) -> tuple[Tensor, Tensor]:
+    """One token a row from the model's logits (rows, vocab) and its log-probability under the model, both (rows,).
+
+    Raises:
+        TextwrightError: a row has no token left that is not banned.
+    """
+    processed = logits
+    for process in processors:
+        processed = process(processed, rows)
+    if bool((processed.amax(-1) == BANNED).any()):
+        raise TextwrightError("every token is banned for at least one text: lower no_repeat_ngram or the minimum")
+    tokens = choose(processed, rows)
+    return tokens, logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(-1)
 
 
 def choose(logits: Tensor, rows: Rows) -> Tensor:

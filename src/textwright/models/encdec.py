@@ -27,15 +27,13 @@ from textwright.models.blocks import BlockConfig, Cache, ResidualBlock, View, lo
 from textwright.models.layers import Dropout
 from textwright.models.memory import Memory
 from textwright.models.state import State
+from textwright.models.transformer import KeyValueState
 
 
 @dataclass(frozen=True)
-class EncoderDecoderState(State):
+class EncoderDecoderState(KeyValueState):
     """Keys and values of the text so far, as in a decoder-only Transformer, and the memory of the source."""
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    lengths: Tensor
     memory: Memory
 
 

@@ -44,9 +44,25 @@ class State:
         """The same rows in memory of their own."""
         return map_leaves(lambda leaf: leaf.clone(), self)
 
+    def fork(self) -> Self:
+        """The same rows for a second call: only what a call overwrites in place is copied."""
+        return replace(self, **{field.name: _fork(getattr(self, field.name)) for field in fields(self)})
+
     def detach(self) -> Self:
         """The same values, cut from the graph: what truncated back-propagation passes to the next step."""
         return map_leaves(lambda leaf: leaf.detach(), self)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether every token has a place of its own in this state, so that `truncate` can forget the last ones."""
+        return False
+
+    def truncate(self, lengths: Tensor) -> Self:
+        """Forget the tokens at or after `lengths` (R,), where the state has places; spends this state.
+
+        A recurrent state has none: keep a copy of the one before, and feed what should stay again.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no places: feed what should stay to an earlier state")
 
     def spend(self) -> Self:
         """Mark this state as used by a model call.
@@ -90,6 +106,12 @@ def _select(part: Any, rows: Tensor) -> Any:
     if isinstance(part, tuple):
         return tuple(_select(leaf, rows) for leaf in part)
     return part.index_select(0, rows)
+
+
+def _fork(part: Any) -> Any:
+    if isinstance(part, State):
+        return part.fork()
+    return tuple(_fork(leaf) for leaf in part) if isinstance(part, tuple) else part
 
 
 def _concat(part: Any, other: Any) -> Any:

@@ -10,7 +10,7 @@ Axes: R rows, T time, S slots, G key-value heads, D head width, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,16 @@ class KeyValueState(State):
     values: tuple[Tensor, ...]
     lengths: Tensor
 
-    def truncate(self, lengths: Tensor) -> KeyValueState:
-        """Forget what stands at or after `lengths` (R,). Nothing is copied: the slots are overwritten later."""
+    @property
+    def has_places(self) -> bool:
+        return True
+
+    def fork(self) -> Self:
+        keys, values = (tuple(leaf.clone() for leaf in leaves) for leaves in (self.keys, self.values))
+        return replace(super().fork(), keys=keys, values=values)
+
+    def truncate(self, lengths: Tensor) -> Self:
+        """Nothing is copied: the slots are overwritten later."""
         self.spend()
         return replace(self, lengths=lengths)
 

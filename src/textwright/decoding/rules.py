@@ -1,0 +1,83 @@
+"""What a batch looks up instead of computing it: stop strings and wishes about tokens, for engine and beam alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from textwright.decoding.rows import BANNED, Processor, Request, Rows
+from textwright.decoding.steering import SteeringTables
+from textwright.decoding.stops import StopTables
+
+
+class Rules:
+    """The tables of one batch, and the states of its rows in them."""
+
+    def __init__(self, vocab: int, device: torch.device) -> None:
+        self.stops = StopTables(vocab, device)
+        self.steering = SteeringTables(vocab, device)
+
+    def place(self, rows: Rows, requests: Sequence[Request]) -> Rows:
+        """The rows of new requests with their automata at the start."""
+
+        def column(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=rows.lengths.device)
+
+        return replace(
+            rows,
+            automaton=column([self.stops.start(request.stop) for request in requests]),
+            steering=column([self.steering.number(request.steering) for request in requests]),
+            steered=column([self.steering.start(request.steering, request.prompt) for request in requests]),
+        )
+
+    def move(self, rows: Rows, tokens: Tensor) -> Rows:
+        """The rows with their automata after one more token (R,)."""
+        moved = self.stops.move(rows.automaton, tokens)
+        return replace(
+            rows,
+            # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
+            automaton=torch.where(rows.written < rows.limits[:, 0], rows.automaton, moved),
+            steered=self.steering.moves[rows.steered, tokens],
+        )
+
+    def processors(self, rows: Rows) -> list[Processor]:
+        """What the wishes of these rows need."""
+        wanted: list[Processor] = []
+        if bool(rows.steering.any()):
+            if bool(self.steering.biases.any()):
+                wanted.append(self._bias)
+            if bool(self.steering.shares.any()):
+                wanted.append(self._prefix)
+            if self.steering.forced.shape[1]:
+                wanted.append(self._force)
+        return wanted
+
+    def _bias(self, logits: Tensor, rows: Rows) -> Tensor:
+        return logits + self.steering.biases[rows.steered]
+
+    def _force(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Forbid every token but the forced one."""
+        wanted = _at(self.steering.forced[rows.steering], rows.written)
+        other = torch.arange(logits.shape[1], device=logits.device) != wanted[:, None]
+        return logits.masked_fill(other & (wanted >= 0)[:, None], BANNED)
+
+    def _prefix(self, logits: Tensor, rows: Rows) -> Tensor:
+        """(1 - β) p + β on the prefix's next token, in logarithms; as long as what was written is the prefix."""
+        prefix = self.steering.prefixes[rows.steering]
+        places = torch.arange(prefix.shape[1], device=logits.device)
+        at = (rows.prompts[:, None] + places).clamp(max=rows.tokens.shape[1] - 1)
+        followed = ((rows.tokens.gather(1, at) == prefix) | (places >= rows.written[:, None])).all(-1)
+        wanted = _at(prefix, rows.written)
+        share = torch.where(followed & (wanted >= 0), self.steering.shares[rows.steering], 0.0)[:, None]
+        given = torch.zeros_like(logits).scatter(1, wanted.clamp(min=0)[:, None], share)
+        mixed = torch.logaddexp(logits.log_softmax(-1) + (1 - share).log(), given.log())
+        return torch.where(share > 0, mixed, logits)
+
+
+def _at(table: Tensor, places: Tensor) -> Tensor:
+    """(R,) the entry of each row of (R, n) at its place; -1 past the end."""
+    return F.pad(table, (0, 1), value=-1).gather(1, places[:, None].clamp(max=table.shape[1])).squeeze(1)
