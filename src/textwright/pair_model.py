@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +10,23 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from textwright.decoding import Beam, Request, Result, Sampling, beam_search, collect, generate
+from textwright.decoding import Request, Result
+from textwright.decoding.combined import Dola, Ensemble, Guided
 from textwright.decoding.engine import padded
-from textwright.errors import ConfigError, DataError, nearest
+from textwright.decoding.steering import PLAIN
+from textwright.decoding.strategies import Decoding, decode, decoding
+from textwright.errors import ConfigError, DataError
+from textwright.evaluating.risk import least_risk
 from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
+from textwright.presets import preset as chosen
 from textwright.run import PairGeneration, PairRun
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.tokenizers import Tokenizer
+from textwright.wishes import steered, steering, stop_strings, taken
 
-STRATEGIES = ("beam", "greedy", "sample")
+WORDS: dict[str, Any] = {"avoid": (), "bias": {}, "breakers": None, "exempt": (), "prefix": "", "prefix_share": None}
 ROWS = 160  # texts written at once
 
 T = TypeVar("T")
@@ -61,7 +68,8 @@ class PairModel:
     """A model that writes with a source.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the run's network, in evaluation mode.
+        network: what chooses the tokens: the same, or a model made of several (`together`, `guided`, `dola`).
         source_tokenizer, tokenizer: of the source and of what is written; one object where they are the same.
         generation: presets.
         config: the run's configuration.
@@ -74,8 +82,10 @@ class PairModel:
         tokenizer: Tokenizer,
         generation: PairGeneration,
         config: PairRun,
+        network: LanguageModel | None = None,
     ) -> None:
         assert isinstance(model, EncoderDecoder)
+        self.network: LanguageModel = model if network is None else network
         self.model, self.source_tokenizer, self.tokenizer = model, source_tokenizer, tokenizer
         self.generation, self.config = generation, config
 
@@ -83,29 +93,35 @@ class PairModel:
         self,
         sources: Sequence[str],
         *,
-        strategy: str = "beam",
+        strategy: str | None = None,
+        preset: str | None = None,
         n_best: int = 1,
-        beams: int | None = None,
-        length_penalty: float | None = None,
         max_new_tokens: int | None = None,
+        min_ratio: float = 0.0,
+        max_ratio: float | None = None,
         seed: int | None = None,
+        draft: PairModel | None = None,
         alignments: bool = False,
         replace_unknown: bool = False,
         progress: Progress | None = None,
-        **sampling: float,
+        **options: Any,
     ) -> list[list[Written]]:
         """The `n_best` texts for every source, best first.
 
         Args:
             sources: raw texts, none of them empty. What the training put in front of every source is added.
-            strategy: "beam", "greedy" or "sample".
-            beams, length_penalty: of a beam search; the run's presets by default.
+            strategy: one of `decoding.STRATEGIES`; a beam search as the run's presets say unless told otherwise.
+            preset: one of `presets.PRESETS`.
             max_new_tokens: where a text is cut; by default some more than training texts had for such a source.
+            min_ratio, max_ratio: tokens a text has at least and at most for every token of its source.
             seed: of the first sample, the next one has seed + 1; None draws one.
+            draft: a smaller run with the same tokenizers, which guesses; changes the speed, not the texts.
             alignments: say where the model looked.
             replace_unknown: write the source word the model looked at for every unknown one (Jean et al. 2015).
             progress: is told how many sources are done.
-            sampling: fields of `decoding.Sampling`, for the strategy "sample".
+            options: of the strategy (see docs/decoding.md), and of the text: `prefix` (what it begins with),
+                `prefix_share` (begin so with that much more probability, instead of always), `avoid`, `bias`,
+                `breakers`, `exempt`.
 
         Raises:
             DataError: a source is empty, or longer than the model reads.
@@ -113,46 +129,55 @@ class PairModel:
         """
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ConfigError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
-        if beams is not None and beams < 1:
-            raise ConfigError(f"expected at least 1 beam, got {beams}")
-        if strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {strategy!r}.{nearest(strategy, STRATEGIES)}")
-        self._check_options(strategy, n_best, beams, length_penalty, seed, sampling)
+        if max_new_tokens is not None and max_ratio is not None:
+            raise ConfigError("max_new_tokens and max_ratio both say where a text is cut: leave out one of them")
+        words = taken(options, WORDS)
+        how = self._how(strategy, preset, n_best, seed, draft, options)
         ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
         first = secrets.randbelow(2**31) if seed is None else seed
-        temperature = {} if strategy == "sample" else {"temperature": 0.0 if strategy == "greedy" else 1.0}
-        settings = Sampling.parse({**sampling, **temperature}, "sampling")
-        requests = [self._request(source, settings, first, max_new_tokens) for source in ids]
-        beam = self._search(n_best, beams, length_penalty)
-        found: list[list[Result]] = [[]] * len(sources)
-        for batch in self._batches(ids, beam.beams if strategy == "beam" else n_best):
-            chosen = [requests[place] for place in batch]
-            results = self._beams(chosen, beam, n_best) if strategy == "beam" else self._rows(chosen, n_best)
-            for place, result in zip(batch, results, strict=True):
-                found[place] = result
+        plain = self._wishes(how, words, first)
+        requests = [self._request(plain, source, max_new_tokens, min_ratio, max_ratio) for source in ids]
+        found: list[list[Written]] = [[]] * len(sources)
+        for batch in self._batches(ids, self._rows(how, n_best)):
+            results = self._decode([requests[place] for place in batch], how, n_best)
+            for place, texts in zip(batch, results, strict=True):
+                found[place] = texts
             if progress:
                 progress(len(batch))
-        alpha = beam.length_penalty
-        texts = [[self._written(result, alpha) for result in results] for results in found]
-        if strategy == "sample":
-            texts = [[replace(text, seed=first + n) for n, text in enumerate(group)] for group in texts]
         if alignments or (replace_unknown and self.tokenizer.unknown is not None):
-            texts = [self._look(*pair, replace_unknown) for pair in zip(sources, texts, strict=True)]
-        return texts
+            found = [self._look(*pair, replace_unknown) for pair in zip(sources, found, strict=True)]
+        return found
 
-    def reply(
-        self, turns: Sequence[str], *, strategy: str = "sample", seed: int | None = None, **options: Any
-    ) -> Written:
-        """The next turn of a dialogue, from the turns before it. Samples are drawn at temperature 0.7 and top_p 0.9
-        unless told otherwise: the likeliest reply is mostly the dullest one (Holtzman et al. 2020)."""
-        if strategy == "sample":
-            options = {"temperature": 0.7, "top_p": 0.9, **options}
+    def together(self, others: Sequence[tuple[PairModel, float]], *, fuse: bool = False) -> PairModel:
+        """This model and others, which choose every token by a vote; see `TextModel.together`.
+
+        Raises:
+            ConfigError: other tokenizers, or weights that do not fit.
+        """
+        for other, _ in others:
+            self._check_tokenizers(other, "models that choose together")
+        weights = [weight for _, weight in others]
+        own = 1.0 if fuse else 1 - sum(weights)
+        networks = [self.network, *(other.network for other, _ in others)]
+        return self._with(Ensemble(networks, [own, *weights], "logarithms" if fuse else "probabilities"))
+
+    def guided(self, scale: float, negative: str) -> PairModel:
+        """This model with the influence of its source exaggerated, away from the source `negative`."""
+        return self._with(Guided(self.network, scale, negative=self.checked("the negative source", negative)))
+
+    def dola(self) -> PairModel:
+        """This model with its layers contrasted; see `decoding.combined.Dola`."""
+        return self._with(Dola(self.network))
+
+    def reply(self, turns: Sequence[str], *, preset: str | None = "chat", **options: Any) -> Written:
+        """The next turn of a dialogue, from the turns before it: drawn, unless told otherwise, because the likeliest
+        reply is mostly the dullest one (Holtzman et al. 2020). Options are those of `write`."""
         limit, window = self.config.pairs[0].turns or TURNS, self.model.source_window
         source = compose_dialogue(turns, limit)
         while limit > 1 and window is not None and len(self.source_ids(source)) > window:
             limit -= 1  # what was said longest ago is forgotten first
             source = compose_dialogue(turns, limit)
-        return self.write([source], strategy=strategy, seed=seed, **options)[0][0]
+        return self.write([source], preset=preset, **options)[0][0]
 
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its prefix, its tokens as far as they are read, and the end."""
@@ -180,7 +205,7 @@ class PairModel:
         """The same for sources that were read with their prefix."""
         pairs = tuple(source.model_copy(update={"prefix": ""}) for source in self.config.pairs)
         config = self.config.model_copy(update={"pairs": pairs})
-        return PairModel(self.model, self.source_tokenizer, self.tokenizer, self.generation, config)
+        return PairModel(self.model, self.source_tokenizer, self.tokenizer, self.generation, config, self.network)
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -196,36 +221,69 @@ class PairModel:
             )
         return ids
 
-    def _check_options(
+    def _with(self, network: LanguageModel) -> PairModel:
+        parts = self.source_tokenizer, self.tokenizer, self.generation, self.config
+        return PairModel(self.model, *parts, network)
+
+    def _check_tokenizers(self, other: PairModel, who: str) -> None:
+        pairs = (self.tokenizer, other.tokenizer), (self.source_tokenizer, other.source_tokenizer)
+        if not all(mine.same(theirs) for mine, theirs in pairs):
+            raise ConfigError(f"{who} need the same tokenizers, and these two runs have different ones")
+
+    def _how(
         self,
-        strategy: str,
+        strategy: str | None,
+        preset: str | None,
         n_best: int,
-        beams: int | None,
-        length_penalty: float | None,
         seed: int | None,
-        sampling: dict[str, float],
-    ) -> None:
-        if strategy != "beam" and (beams is not None or length_penalty is not None):
-            raise ConfigError("beams and length_penalty belong to beam search: leave them out, or --strategy beam")
-        if strategy != "sample" and (sampling or seed is not None):
-            useless = sorted([*sampling, *(["seed"] if seed is not None else [])])
-            raise ConfigError(
-                f"strategy {strategy} draws nothing, so it does not use {', '.join(useless)}: leave it out"
-            )
-        if n_best < 1 or (strategy == "greedy" and n_best > 1):
-            raise ConfigError(f"expected one text or more, of greedy decoding just one, got n_best {n_best}")
+        draft: PairModel | None,
+        options: dict[str, Any],
+    ) -> Decoding:
+        usual = {"beams": self.generation.beams, "length_penalty": self.generation.length_penalty, "stopping": "soon"}
+        named, given = chosen(preset, self.tokenizer) if preset else ("beam", usual)
+        strategy = strategy or named
+        if draft is not None:
+            self._check_tokenizers(draft, "a model and its draft")
+        asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
+        how = decoding(strategy, asked, given, None if draft is None else draft.network)
+        if n_best < 1 or (n_best > 1 and strategy not in ("beam", "sample")):
+            raise ConfigError(f"strategy {strategy} writes one text for a source, got n_best {n_best}")
+        if strategy == "beam" and n_best > how.beam.beams:
+            if "beams" in options:
+                raise ConfigError(
+                    f"{n_best} texts need at least {n_best} beams, got {how.beam.beams}: --beams {n_best}"
+                )
+            how = replace(how, beam=how.beam.model_copy(update={"beams": n_best}))
+        return how
 
-    def _request(self, source: list[int], settings: Sampling, seed: int, longest: int | None) -> Request:
+    def _wishes(self, how: Decoding, words: dict[str, Any], seed: int) -> Request:
+        """What all texts have in common."""
+        never = frozenset(self.generation.unseen)
+        avoid = words.pop("avoid")
+        words["prefix"] = self.tokenizer.encode(words["prefix"])
+        return Request(
+            self.generation.start,
+            how.sampling,
+            seed,
+            avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
+            steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
+        )
+
+    def _request(
+        self, plain: Request, source: list[int], longest: int | None, least: float, most: float | None
+    ) -> Request:
         usual = int(self.generation.growth * len(source)) + 10
-        fits = usual if self.model.window is None else self.model.window - len(self.generation.start) + 1
-        return Request(self.generation.start, settings, seed, longest or min(usual, fits), source=tuple(source))
+        fits = usual if self.network.window is None else self.network.window - len(plain.prompt) + 1
+        cut = max(1, math.ceil(most * len(source))) if most is not None else longest or min(usual, fits)
+        return replace(
+            plain, max_new_tokens=cut, min_new_tokens=min(cut, math.ceil(least * len(source))), source=tuple(source)
+        )
 
-    def _search(self, n_best: int, beams: int | None, length_penalty: float | None) -> Beam:
-        width = beams or max(self.generation.beams, n_best)
-        if n_best > width:
-            raise ConfigError(f"{n_best} texts need at least {n_best} beams, got {width}: --beams {n_best}")
-        penalty = self.generation.length_penalty if length_penalty is None else length_penalty
-        return Beam.parse({"beams": width, "length_penalty": penalty, "stopping": "soon"}, "beam search")
+    def _rows(self, how: Decoding, n_best: int) -> int:
+        """Rows that one source needs."""
+        return {"beam": how.beam.beams, "mbr": how.samples, "contrastive": how.contrastive.candidates}.get(
+            how.strategy, n_best
+        )
 
     def _batches(self, ids: list[list[int]], rows: int) -> Iterator[list[int]]:
         """Places of sources of similar length, the longest first."""
@@ -233,20 +291,27 @@ class PairModel:
         size = max(1, ROWS // rows)
         return (order[start : start + size] for start in range(0, len(order), size))
 
-    def _beams(self, requests: list[Request], beam: Beam, n_best: int) -> list[list[Result]]:
-        found = beam_search(self.model, requests, self.generation.end, beam, banned=self.generation.unseen)
-        return [results[:n_best] for results in found]
+    def _decode(self, requests: list[Request], how: Decoding, n: int) -> list[list[Written]]:
+        """The best texts of every request."""
+        count = {"sample": n, "mbr": how.samples}.get(how.strategy, 1)
+        several = [replace(request, seed=request.seed + k) for request in requests for k in range(count)]
+        found = decode(self.network, several, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
+        if how.strategy == "beam":
+            return [[self._written(result, how) for result in results[:n]] for results in found]
+        drawn = how.strategy in ("sample", "mbr")
+        texts = [
+            self._written(result, how, request.seed if drawn else None)
+            for request, (result,) in zip(several, found, strict=True)
+        ]
+        groups = [texts[start : start + count] for start in range(0, len(texts), count)]
+        if how.strategy == "mbr":
+            return [[group[least_risk([text.text for text in group])]] for group in groups]
+        return groups
 
-    def _rows(self, requests: list[Request], n: int) -> list[list[Result]]:
-        several = [replace(request, seed=request.seed + k) for request in requests for k in range(n)]
-        events = generate(self.model, several, self.generation.end, banned=self.generation.unseen, max_rows=ROWS)
-        results = collect(events)
-        return [results[start : start + n] for start in range(0, len(results), n)]
-
-    def _written(self, result: Result, alpha: float) -> Written:
+    def _written(self, result: Result, how: Decoding, seed: int | None = None) -> Written:
         text = self.tokenizer.decode(self._shown(result.tokens))
-        score = result.logprob / len(result.tokens) ** alpha
-        return Written(text, result.tokens, result.logprob, score, result.finish)
+        divisor = how.beam.divisor(len(result.tokens))
+        return Written(text, result.tokens, result.logprob, result.logprob / divisor, result.finish, seed)
 
     def _shown(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         return tokens[:-1] if tokens[-1] == self.generation.end else tokens

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from textwright.decoding import Beam, Request, Sampling, beam_search, collect, generate
+from textwright.decoding.speculative import Draft, Lookup, speculate
+from textwright.decoding.strategies import STRATEGIES, decode, decoding
 from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, LanguageModel, Source
 from textwright.models.state import State
 from textwright.pair_model import PairModel
@@ -71,6 +73,12 @@ class Case:
         ids = None if source is None else tuple(source.values[0].tolist())
         return Request(tuple(self.tokens[row, : self.lengths[row]].tolist()), sampling, source=ids, **more)
 
+    def room(self, tokens: int) -> int:
+        """So many new tokens, or what the window leaves for them."""
+        return (
+            tokens if self.model.window is None else max(1, min(tokens, self.model.window - self.tokens.shape[1] + 1))
+        )
+
     def alone(self, row: int) -> Tensor:
         """Logits (time, vocab) of one row by itself, whole, without any state: what everything is compared with."""
         logits: Tensor = self.model(self.tokens[row : row + 1, : self.lengths[row]], source=self.sources([row])).logits
@@ -101,8 +109,10 @@ def selftest(writer: TextModel | PairModel, tolerance: float = 1e-4) -> list[Che
         select_and_concat,
         batched,
         brute_force,
+        guessed,
     ]
     results = [Check("finite weights", True, "all"), *(check(case) for check in checks)]
+    results += [rescored(case, strategy) for strategy in STRATEGIES]
     return [*results, streamed(writer)] if isinstance(writer, TextModel) else results
 
 
@@ -181,6 +191,35 @@ def brute_force(case: Case) -> Check:
     best = tuple(texts[scores.argmax()].tolist())
     same = found[0].tokens == best or abs(found[0].logprob - float(scores.max())) < case.tolerance
     return Check("exhaustive beam search == brute force", same, f"best of {len(texts)} texts")
+
+
+def guessed(case: Case) -> Check:
+    """Speculative decoding writes what plain decoding writes, with guesses that are right, and with others."""
+    requests = [
+        case.request(row, Sampling(temperature=heat), seed=row, max_new_tokens=case.room(8))
+        for row, heat in enumerate((0.0, 1.0, 0.8, 0.0))
+    ]
+    plain = [result.tokens for result in collect(generate(case.model, requests, None))]
+    drafters = (Lookup(4, 2), Draft(case.model, 3))
+    same = [[r.tokens for r in collect(speculate(case.model, requests, None, d))] == plain for d in drafters]
+    return Check("speculative decoding == plain decoding", all(same), f"{sum(same)} of {len(same)} drafters")
+
+
+def rescored(case: Case, strategy: str) -> Check:
+    """The log-probability a strategy gives to its texts is that of the whole texts, read at once without a state."""
+    how = decoding(strategy, {}, {})
+    requests = [
+        case.request(row, how.sampling, seed=row, max_new_tokens=case.room(6)) for row in range(len(case.tokens))
+    ]
+    differences = []
+    for row, results in enumerate(decode(case.model, requests, None, how)):
+        for result in results:
+            text = torch.tensor(result.tokens, device=case.tokens.device)
+            whole = torch.cat([case.tokens[row, : case.lengths[row]], text])[None, :-1]
+            logits = case.model(whole, source=case.sources([row])).logits[0, int(case.lengths[row]) - 1 :].float()
+            want = logits.log_softmax(-1).gather(1, text[:, None]).sum().double()
+            differences.append(abs(float(want) - result.logprob) / max(1.0, float(logits.abs().max())))
+    return case.verdict(f"{strategy}: its log-probabilities == those of the whole texts", differences)
 
 
 def streamed(writer: TextModel) -> Check:

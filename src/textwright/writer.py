@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from textwright.decoding import Beam, Event, Request, Result, Sampling, StopStrings, beam_search, generate
-from textwright.errors import ConfigError, nearest
+import torch
+
+from textwright.decoding import Event, Request, Result, generate
+from textwright.decoding.combined import Dola, Ensemble, Guided
+from textwright.decoding.steering import PLAIN
+from textwright.decoding.strategies import Decoding, decode, decoding, stream
+from textwright.errors import ConfigError
 from textwright.evaluating.perplexity import Panel, panel
+from textwright.evaluating.risk import least_risk
 from textwright.models import LanguageModel
+from textwright.presets import preset as chosen
 from textwright.run import GenerationConfig, TextRun
 from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
+from textwright.wishes import steered, steering, stop_strings, taken
 
-STRATEGIES = ("sample", "greedy", "beam")
+ROWS = 64  # texts written at once
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,11 @@ class Text:
     Attributes:
         text: what was written.
         tokens: its ids, an end token included.
-        finish_reason: "end", "stop" (a stop string) or "length".
+        finish_reason: "end", "stop" (a stop string), "length", "loop" (it went round in circles) or "time".
         logprob: log-probability (nats) of the tokens: the model's own; for beams, after the penalties asked for.
         seed: what repeats it; None where nothing is drawn.
+        logprobs: of each token; only their sum for a beam search.
+        tops: with `top_logprobs`, the likeliest tokens at the place of each one, as text, with log-probabilities.
     """
 
     text: str
@@ -39,6 +48,8 @@ class Text:
     finish_reason: str
     logprob: float
     seed: int | None
+    logprobs: tuple[float, ...] = ()
+    tops: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 class Chunk(NamedTuple):
@@ -53,75 +64,134 @@ class TextModel:
     """A model that writes.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the run's network, in evaluation mode.
+        network: what chooses the tokens: the same, or a model made of several (`together`, `guided`, `dola`).
         tokenizer: strings to ids and back.
         generation: where texts begin, and the preset for sampling.
         config: the run's configuration.
     """
 
     def __init__(
-        self, model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, config: TextRun
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        generation: GenerationConfig,
+        config: TextRun,
+        network: LanguageModel | None = None,
     ) -> None:
         self.model, self.tokenizer, self.generation, self.config = model, tokenizer, generation, config
+        self.network = model if network is None else network
 
     def generate(
         self,
         prompt: str = "",
         *,
-        strategy: str = "sample",
+        strategy: str | None = None,
+        preset: str | None = None,
         n: int = 1,
         seed: int | None = None,
         max_new_tokens: int | None = None,
         min_new_tokens: int = 0,
-        stop: Sequence[str] = (),
-        beams: int | None = None,
-        length_penalty: float | None = None,
-        **sampling: float,
+        draft: TextModel | None = None,
+        **options: Any,
     ) -> list[Text]:
         """Write `n` texts that go on from the prompt.
 
         Args:
             prompt: may be empty: then the text begins as the training texts did.
-            strategy: "sample", "greedy", or "beam" (the n best of a beam search, best first).
+            strategy: one of `decoding.STRATEGIES`; "sample" unless the preset says otherwise. Of a beam search, the n
+                best texts, best first.
+            preset: one of `presets.PRESETS`; without one, a sample is drawn by the run's own.
             seed: of the first text, the next one has seed + 1; None draws one. The same seed gives the same text.
-            stop: strings that end a text; they are not part of it.
-            beams, length_penalty: of beam search, see `decoding.Beam`.
-            sampling: fields of `decoding.Sampling`, over the run's preset.
+            draft: a smaller run with the same tokenizer, which guesses; changes the speed, not the text.
+            options: of the strategy (see docs/decoding.md), and of the text: `stop` and `avoid` (strings that end it,
+                without being part of it, and that never occur in it), `bias` (text -> logit), `breakers`, `exempt`,
+                `max_seconds`, `top_logprobs`.
 
         Raises:
-            ConfigError: an unknown option, or one that the strategy does not use.
+            ConfigError: an unknown option, one that the strategy does not use, or two that contradict each other.
         """
-        requests = self._requests(prompt, strategy, n, seed, max_new_tokens, min_new_tokens, stop, sampling)
-        if strategy == "beam":
-            return self._beam(requests[0], n, stop, beams, length_penalty)
-        self._refuse_beam(beams, length_penalty)
+        how, requests, stop = self._asked(
+            prompt, strategy, preset, n, seed, max_new_tokens, min_new_tokens, draft, options
+        )
+        if how.strategy == "mbr":
+            return self._least_risk(how, requests, stop)
+        if how.strategy == "beam":
+            (results,) = decode(self.network, requests[:1], self.generation.end, how, banned=self.generation.unseen)
+            drawn = requests[0].seed if how.beam.draw else None
+            return [self._text(requests[0], result, stop, drawn) for result in results[:n]]
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in self._events(requests):
-            streams[event.request].feed(event.token, event.logprob, event.finish)
-        seeds = [None if strategy == "greedy" else request.seed for request in requests]
+        for event in self._events(requests, how):
+            streams[event.request].feed(event)
+        seeds = [request.seed if how.strategy == "sample" else None for request in requests]
         return [stream.result(seed) for stream, seed in zip(streams, seeds, strict=True)]
 
     def stream(
         self,
         prompt: str = "",
         *,
-        strategy: str = "sample",
+        strategy: str | None = None,
+        preset: str | None = None,
         n: int = 1,
         seed: int | None = None,
         max_new_tokens: int | None = None,
         min_new_tokens: int = 0,
-        stop: Sequence[str] = (),
-        **sampling: float,
+        draft: TextModel | None = None,
+        **options: Any,
     ) -> Iterator[Chunk]:
         """As `generate`, part by part while it is written; the parts of a text joined are its whole text."""
-        if strategy == "beam":
-            raise ConfigError("a beam search knows its text only at the end: leave out --stream, or sample")
-        requests = self._requests(prompt, strategy, n, seed, max_new_tokens, min_new_tokens, stop, sampling)
+        how, requests, stop = self._asked(
+            prompt, strategy, preset, n, seed, max_new_tokens, min_new_tokens, draft, options
+        )
+        if how.strategy in ("beam", "mbr"):
+            raise ConfigError(f"strategy {how.strategy} knows its text only at the end: leave out --stream, or sample")
         streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
-        for event in self._events(requests):
-            part = streams[event.request].feed(event.token, event.logprob, event.finish)
+        for event in self._events(requests, how):
+            part = streams[event.request].feed(event)
             if part or event.finish:
                 yield Chunk(event.request, part, event.finish)
+
+    def logprobs(self, text: str) -> list[tuple[str, float]]:
+        """The tokens of a text, and the log-probability (nats) of each after those before it.
+
+        Raises:
+            ConfigError: the text is empty, or longer than the model's window.
+        """
+        ids, begun = self.prompt_ids(text), len(self.generation.start)
+        if len(ids) == begun:
+            raise ConfigError("log-probabilities need a text")
+        if self.network.window is not None and len(ids) > self.network.window:
+            raise ConfigError(f"the text has {len(ids)} tokens, the model sees {self.network.window}: shorten it")
+        tokens = torch.tensor([ids], device=self.network.device)
+        with torch.no_grad():
+            rows = self.network(tokens).logits[0].float().log_softmax(-1)
+        values = rows[begun - 1 : -1].gather(1, tokens[0, begun:, None]).squeeze(1).tolist()
+        pieces = [self.tokenizer.pieces[token].decode("utf-8", "replace") for token in ids[begun:]]
+        return list(zip(pieces, values, strict=True))
+
+    def together(self, others: Sequence[tuple[TextModel, float]], *, fuse: bool = False) -> TextModel:
+        """This model and others, which choose every token by a vote: weights of probabilities, this one having what is
+        left to 1; or, to `fuse`, weights of log-probabilities beside this one's 1.
+
+        Raises:
+            ConfigError: another tokenizer, or weights that do not fit.
+        """
+        for other, _ in others:
+            self._check_tokenizer(other, "models that choose together")
+        weights = [weight for _, weight in others]
+        own = 1.0 if fuse else 1 - sum(weights)
+        networks = [self.network, *(other.network for other, _ in others)]
+        return self._with(Ensemble(networks, [own, *weights], "logarithms" if fuse else "probabilities"))
+
+    def guided(self, prompt: str, scale: float, negative: str = "") -> TextModel:
+        """This model for texts that go on from this prompt, whose influence is exaggerated; away from `negative`."""
+        other = self.tokenizer.encode(negative)
+        ids = (*self.generation.start, *other) if other else ()
+        return self._with(Guided(self.network, scale, prompt=len(self.prompt_ids(prompt)), negative=ids))
+
+    def dola(self) -> TextModel:
+        """This model with its layers contrasted; see `decoding.combined.Dola`."""
+        return self._with(Dola(self.network))
 
     def evaluate(self, source: SourceConfig, *, stride: int | None = None) -> Panel:
         """Perplexities on a text, tokenised by this run's tokenizer; in float32 and constant memory."""
@@ -129,106 +199,120 @@ class TextModel:
             corpus = write(Path(folder) / "corpus", read(source), self.tokenizer)
             return panel(self.model, corpus, self.tokenizer.end, stride=stride)
 
-    def _events(self, requests: Sequence[Request]) -> Iterator[Event]:
-        return generate(self.model, requests, self.generation.end, banned=self.generation.unseen)
+    def _with(self, network: LanguageModel) -> TextModel:
+        return TextModel(self.model, self.tokenizer, self.generation, self.config, network)
+
+    def _check_tokenizer(self, other: TextModel, who: str) -> None:
+        if not self.tokenizer.same(other.tokenizer):
+            raise ConfigError(f"{who} need one tokenizer, and these two runs have different ones")
+
+    def _events(self, requests: Sequence[Request], how: Decoding) -> Iterator[Event]:
+        return stream(self.network, requests, self.generation.end, how, self.generation.unseen, ROWS)
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The ids a prompt is read as: those that begin a text, then its own."""
         return (*self.generation.start, *self.tokenizer.encode(prompt))
 
-    def _requests(
+    def _asked(
         self,
         prompt: str,
-        strategy: str,
+        strategy: str | None,
+        preset: str | None,
         n: int,
         seed: int | None,
         max_new_tokens: int | None,
         min_new_tokens: int,
-        stop: Sequence[str],
-        sampling: dict[str, float],
-    ) -> list[Request]:
-        if strategy not in STRATEGIES:
-            raise ConfigError(f"unknown strategy {strategy!r}.{nearest(strategy, STRATEGIES)}")
+        draft: TextModel | None,
+        options: dict[str, Any],
+    ) -> tuple[Decoding, list[Request], Sequence[str]]:
+        """How to write, the texts to write, and their stop strings."""
+        named, given = chosen(preset, self.tokenizer) if preset else ("sample", self.generation.sampling.dump())
+        strategy = strategy or named
+        words = taken(options, {"stop": (), "avoid": (), "bias": {}, "breakers": None, "exempt": ()})
+        if draft is not None:
+            self._check_tokenizer(draft, "a model and its draft")
+        asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
+        how = decoding(strategy, asked, given, None if draft is None else draft.network)
         ids = self.prompt_ids(prompt)
-        longest = self._longest(strategy, len(ids)) if max_new_tokens is None else max_new_tokens
+        longest = self._longest(how, len(ids)) if max_new_tokens is None else max_new_tokens
         if n < 1 or longest < 1 or not 0 <= min_new_tokens <= longest:
             raise ConfigError(
                 f"expected n and max-new-tokens of at least 1 and a minimum between 0 and the maximum, "
                 f"got n {n}, minimum {min_new_tokens}, maximum {longest}"
             )
-        if strategy == "greedy" and n > 1:
-            raise ConfigError("greedy decoding writes one text: use --strategy sample or beam for several")
-        first = secrets.randbelow(2**31) if seed is None else seed
-        settings = self._sampling(strategy, seed, sampling)
-        if not all(stop):
-            raise ConfigError("a stop string must not be empty")
-        # Every word of the word tokenizer brings its space, also at the beginning of a line, where it is not shown.
-        bare = [re.sub(r"\n(?=\S)", "\n ", string) if self.tokenizer.kind == "word" else string for string in stop]
-        stops = StopStrings([string.encode() for string in bare], self.tokenizer.pieces) if stop else None
-        return [Request(ids, settings, first + number, longest, min_new_tokens, stops) for number in range(n)]
+        if n > 1 and strategy in ("greedy", "contrastive"):
+            raise ConfigError(f"strategy {strategy} writes one text: use --strategy sample or beam for several")
+        if strategy == "beam" and n > how.beam.beams:
+            if "beams" in asked:
+                raise ConfigError(f"{n} texts need at least {n} beams, got {how.beam.beams}: --beams {n}")
+            how = replace(how, beam=how.beam.model_copy(update={"beams": n}))
+        never = frozenset(self.generation.unseen)
+        stop, avoid = words.pop("stop"), words.pop("avoid")
+        request = Request(
+            ids,
+            how.sampling,
+            secrets.randbelow(2**31) if seed is None else seed,
+            longest,
+            min_new_tokens,
+            stop_strings(self.tokenizer, stop, "stop", never),
+            avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
+            steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
+            top_logprobs=options.get("top_logprobs", 0),
+            max_seconds=options.get("max_seconds"),
+        )
+        count = n * how.samples if strategy == "mbr" else n
+        return how, [replace(request, seed=request.seed + number) for number in range(count)], stop
 
-    def _longest(self, strategy: str, prompt: int) -> int:
-        """New tokens unless told otherwise: a beam search cannot go past the window."""
-        usual, window = self.generation.max_new_tokens, self.model.window
-        if strategy != "beam" or window is None:
+    def _longest(self, how: Decoding, prompt: int) -> int:
+        """New tokens unless told otherwise: only plain sampling goes past the window."""
+        usual, window = self.generation.max_new_tokens, self.network.window
+        slides = how.strategy in ("sample", "greedy", "mbr") and how.drafter is None
+        if slides or window is None:
             return usual
         if prompt > window:
             raise ConfigError(
-                f"beam search needs a prompt of at most {window} tokens, got {prompt}: shorten the prompt"
+                f"strategy {how.strategy} needs a prompt of at most {window} tokens, got {prompt}: shorten the prompt"
             )
         return min(usual, window - prompt + 1)
 
-    def _sampling(self, strategy: str, seed: int | None, asked: dict[str, float]) -> Sampling:
-        if strategy == "sample":
-            return Sampling.parse({**self.generation.sampling.dump(), **asked}, "sampling")
-        given = {"seed", *asked} if seed is not None else set(asked)
-        useless = sorted(given & {"seed", "temperature", "top_k", "top_p", "min_p"})
-        if useless:
-            raise ConfigError(
-                f"strategy {strategy} draws nothing, so it does not use {', '.join(useless)}: leave it out"
-            )
-        return Sampling.parse({**asked, "temperature": 0.0 if strategy == "greedy" else 1.0}, "sampling")
+    def _least_risk(self, how: Decoding, requests: Sequence[Request], stop: Sequence[str]) -> list[Text]:
+        """Of each `how.samples` samples the one that is most like all of them."""
+        found = decode(self.network, requests, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
+        texts = [
+            self._text(request, result, stop, request.seed) for request, (result,) in zip(requests, found, strict=True)
+        ]
+        groups = [texts[start : start + how.samples] for start in range(0, len(texts), how.samples)]
+        return [group[least_risk([text.text for text in group])] for group in groups]
 
-    def _beam(
-        self, request: Request, n: int, stop: Sequence[str], beams: int | None, length_penalty: float | None
-    ) -> list[Text]:
-        asked = {"beams": beams or max(4, n), "length_penalty": length_penalty}
-        beam = Beam.parse({name: value for name, value in asked.items() if value is not None}, "beam search")
-        if n > beam.beams:
-            raise ConfigError(f"{n} texts need at least {n} beams, got {beam.beams}: --beams {n}")
-        (results,) = beam_search(self.model, [request], self.generation.end, beam, banned=self.generation.unseen)
-        return [self._text(request, result, stop) for result in results[:n]]
-
-    def _text(self, request: Request, result: Result, stop: Sequence[str]) -> Text:
+    def _text(self, request: Request, result: Result, stop: Sequence[str], seed: int | None) -> Text:
         stream = TextStream(self.tokenizer, request.prompt, stop)
         for token in result.tokens[:-1]:
-            stream.feed(token, 0.0, None)
-        stream.feed(result.tokens[-1], result.logprob, result.finish)
-        return stream.result(None)
-
-    def _refuse_beam(self, beams: int | None, length_penalty: float | None) -> None:
-        if beams is not None or length_penalty is not None:
-            raise ConfigError("beams and length_penalty belong to beam search: add --strategy beam")
+            stream.feed(Event(0, token, 0.0, None))
+        stream.feed(Event(0, result.tokens[-1], result.logprob, result.finish))
+        return stream.result(seed)
 
 
 class TextStream:
     """The text of one request while it is written: whole characters only, nothing that may belong to a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Iterable[int], stop: Sequence[str]) -> None:
-        self._detokenizer = tokenizer.stream()
+        self._tokenizer, self._detokenizer = tokenizer, tokenizer.stream()
         for token in prompt:  # the prompt decides about the space before the first written word
             self._detokenizer.feed(token)
         self._stop = tuple(stop)
         self._held = ""
         self._parts: list[str] = []
         self._tokens: list[int] = []
-        self._logprob = 0.0
+        self._logprobs: list[float] = []
+        self._tops: list[tuple[tuple[int, float], ...]] = []
         self._finish = ""
 
-    def feed(self, token: int, logprob: float, finish: str | None) -> str:
+    def feed(self, event: Event) -> str:
         """The text that is certain after one more token."""
+        _, token, logprob, finish, top = event
         self._tokens.append(token)
-        self._logprob += logprob
+        self._logprobs.append(logprob)
+        self._tops.append(top)
         text = self._held + self._detokenizer.feed(token)
         if finish is None:
             kept = self._unsure(text)
@@ -243,7 +327,14 @@ class TextStream:
 
     def result(self, seed: int | None) -> Text:
         """The finished text."""
-        return Text("".join(self._parts), tuple(self._tokens), self._finish, self._logprob, seed)
+        shown = [tuple((self._piece(id), value) for id, value in top) for top in self._tops if top]
+        logprobs = tuple(self._logprobs)
+        return Text(
+            "".join(self._parts), tuple(self._tokens), self._finish, sum(logprobs), seed, logprobs, tuple(shown)
+        )
+
+    def _piece(self, token: int) -> str:
+        return self._tokenizer.pieces[token].decode("utf-8", "replace")
 
     def _unsure(self, text: str) -> int:
         """Length of the longest end of `text` that a stop string begins with."""
@@ -271,4 +362,4 @@ def sample_text(model: LanguageModel, tokenizer: Tokenizer, generation: Generati
     request = Request(generation.start, generation.sampling, 0, tokens)
     stream = TextStream(tokenizer, request.prompt, ())
     events = generate(model, [request], generation.end, banned=generation.unseen)
-    return "".join(stream.feed(event.token, event.logprob, event.finish) for event in events)
+    return "".join(stream.feed(event) for event in events)

@@ -62,7 +62,7 @@ def every_text(length: int) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(("norm", "alpha"), [("average", 0.7), ("average", 2.0), ("gnmt", 0.6), ("gnmt", 3.0)])
 def test_length_norms_rank_an_exhaustive_search(norm: str, alpha: float) -> None:
     model, prompt = gru(), (1, 3)
-    beam = Beam(beams=VOCAB**3, length_penalty=alpha, norm=norm)
+    beam = Beam(beams=VOCAB**3, length_penalty=alpha, length_norm=norm)
     found = beam_search(model, [Request(prompt, max_new_tokens=3)], END, beam)[0]
 
     def rank(text: tuple[int, ...]) -> float:

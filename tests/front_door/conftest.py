@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
+import numbers_task
 import pytest
 from door import POEM, Result, Run
 
@@ -48,3 +50,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, P
         more = {"model.window": 16} if family == "transformer" else {}
         train(text, model=family, tokenizer="char", steps=12, out=folder / family, settings={**settings, **more})
     return {family: folder / family for family in ("transformer", "lstm")}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return numbers_task.write(tmp_path_factory.mktemp("numbers"))
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Path:
+    """A model that spells numbers out, trained by the command in a process of its own."""
+    out = tmp_path_factory.mktemp("runs") / "spoken"
+    sides = ("--pairs", files["train.digits"], files["train.words"])
+    tests = ("--test-pairs", files["test.digits"], files["test.words"])
+    settings = ("model.width=96", "model.dropout=0", "training.evaluations=2", "training.batch_tokens=512")
+    command = ["train", "--task", "convert", *sides, *tests, "--model", "gru", "--epochs", "14", "--out", out]
+    command += [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run([sys.executable, "-m", "textwright", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out

@@ -36,4 +36,5 @@ def answer(
         if text.startswith("@"):
             text = Path(text[1:]).read_text(encoding="utf-8")
         read = [(compose_question(question, text) if text else question, "the question")]
-    sources.write(model, run, read, sources.Printing(scores=scores, json=json), n_best=n_best, beams=beams)
+    options = {} if beams is None else {"beams": beams}
+    sources.write(model, run, read, sources.Printing(scores=scores, json=json), n_best=n_best, **options)

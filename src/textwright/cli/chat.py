@@ -10,28 +10,35 @@ from typing import Annotated
 
 import typer
 
+from textwright.cli import ways
+
 
 def chat(
     run: Annotated[Path, typer.Argument(help="A folder that `textwright train --task chat` wrote.")],
-    strategy: Annotated[str, typer.Option(help="sample, greedy or beam.")] = "sample",
-    temperature: Annotated[float | None, typer.Option(help="Of sampling (0.7).")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Of sampling (0.9).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats a conversation; otherwise one is drawn and told.")] = None,
+    strategy: ways.Strategy = None,
+    preset: ways.Preset = "chat",
+    temperature: ways.Temperature = None,
+    top_p: ways.TopP = None,
+    seed: ways.Seed = None,
+    avoid: ways.Avoid = None,
+    bias: ways.Bias = None,
+    set: ways.Set = None,
 ) -> None:
     """Talk, line by line; an empty line or the end of the input ends the conversation."""
     from textwright.cli.sources import tell
     from textwright.opening import load_pairs
 
     model = load_pairs(run, "chat")
-    drawn = strategy == "sample" and seed is None
+    ways.tell_preset(preset, model.tokenizer)
+    drawn = strategy in (None, "sample") and preset != "translate" and seed is None
     if drawn:
         seed = secrets.randbelow(2**31)
-    given = {"temperature": temperature, "top_p": top_p}
-    options = {name: value for name, value in given.items() if value is not None}
+    options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p)
+    options |= {"strategy": strategy, "preset": preset}
     turns: list[str] = []
     for line in _said():
         turns.append(line)
-        reply = model.reply(turns, strategy=strategy, seed=None if seed is None else seed + len(turns), **options)
+        reply = model.reply(turns, seed=None if seed is None else seed + len(turns), **options)
         turns.append(reply.text)
         typer.echo(reply.text)
     if drawn:

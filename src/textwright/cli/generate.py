@@ -6,40 +6,64 @@ import json as jsons
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textwright.cli import ways
+
 if TYPE_CHECKING:
     from textwright.writer import Text, TextModel
 
 
+NAMED = (
+    *("temperature", "top_k", "top_p", "min_p", "beams", "length_penalty", "top_logprobs", "max_seconds"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"),
+)
+
+
 def generate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A folder that `textwright train` wrote.")],
     prompt: Annotated[str, typer.Option(help="What to go on from; nothing: begin as the training texts did.")] = "",
-    strategy: Annotated[str, typer.Option(help="sample, greedy or beam.")] = "sample",
-    seed: Annotated[int | None, typer.Option(help="Repeats a sample; otherwise one is drawn and told.")] = None,
     n: Annotated[int, typer.Option(min=1, help="How many texts.")] = 1,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Where a text is cut (256).")] = None,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="No end before so many tokens.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; repeat for several.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among the k most likely tokens.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw among the fewest tokens that reach this probability.")
-    ] = None,
-    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the likeliest.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less (prompt included).")] = None,
-    presence_penalty: Annotated[float | None, typer.Option(help="Subtracted once a token was written.")] = None,
-    frequency_penalty: Annotated[float | None, typer.Option(help="Subtracted for every time it was.")] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(help="Never write the same n tokens twice.")] = None,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beams of --strategy beam (4).")] = None,
-    length_penalty: Annotated[
-        float | None, typer.Option(help="Beams are ranked by log-probability ÷ length^this (1).")
-    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="The text ends after so long.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print while writing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
+    top_logprobs: Annotated[
+        int | None, typer.Option(min=1, help="With --json: the likeliest tokens at every place.")
+    ] = None,
+    prompt_logprobs: Annotated[
+        bool, typer.Option("--prompt-logprobs", help="With --json: how likely every token of the prompt was.")
+    ] = False,
+    strategy: ways.Strategy = None,
+    preset: ways.Preset = None,
+    seed: ways.Seed = None,
+    temperature: ways.Temperature = None,
+    top_k: ways.TopK = None,
+    top_p: ways.TopP = None,
+    min_p: ways.MinP = None,
+    repetition_penalty: ways.RepetitionPenalty = None,
+    presence_penalty: ways.PresencePenalty = None,
+    frequency_penalty: ways.FrequencyPenalty = None,
+    no_repeat_ngram: ways.NoRepeatNgram = None,
+    beams: ways.Beams = None,
+    length_penalty: ways.LengthPenalty = None,
+    avoid: ways.Avoid = None,
+    bias: ways.Bias = None,
+    set: ways.Set = None,
+    lookup: ways.Lookup = False,
+    draft: ways.Draft = None,
+    with_: ways.With = None,
+    fuse: ways.Fuse = None,
+    guidance: ways.Guidance = None,
+    negative: ways.Negative = None,
+    dola: ways.Dola = False,
 ) -> None:
     """Write text with a trained model."""
     from textwright.errors import ConfigError
@@ -47,53 +71,76 @@ def generate(
 
     if stream and (json or n > 1):
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")
+    if not json and (top_logprobs is not None or prompt_logprobs):
+        raise ConfigError("--top-logprobs and --prompt-logprobs are printed as JSON: add --json")
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
-    asked = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "no_repeat_ngram": no_repeat_ngram,
-    }
-    options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    options |= {"strategy": strategy, "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
-    options |= {"n": n, "stop": tuple(stop or ())}
+    named = {name: context.params[name] for name in NAMED}
+    options = ways.options(set, avoid, bias, lookup=lookup or None, **named)
+    options |= {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ())}
+    options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     model = load(run)
     _notices(model, prompt)
+    ways.tell_preset(preset, model.tokenizer)
+    model = _company(model, prompt, with_, fuse, guidance, negative, dola)
+    if draft is not None:
+        options["draft"] = load(draft)
+    drawn = seed is None and _draws(strategy, preset, model)
+    if drawn:
+        seed = secrets.randbelow(2**31)
     if stream:
-        if beams is not None or length_penalty is not None:
-            raise ConfigError("beams belong to --strategy beam, which cannot --stream")
-        _stream(model, prompt, seed, options)
-        return
-    drawn = seed is None and strategy == "sample"
+        sys.stdout.write(prompt)
+        for chunk in model.stream(prompt, seed=seed, **options):
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+    else:
+        texts = model.generate(prompt, seed=seed, **options)
+        if json:
+            typer.echo(jsons.dumps(_document(model, prompt, texts, prompt_logprobs), ensure_ascii=False))
+            return
+        for number, text in enumerate(texts, 1):
+            if n > 1:
+                typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
+            typer.echo(prompt + text.text)
     if drawn:
-        seed = secrets.randbelow(2**31)
-    texts = model.generate(prompt, seed=seed, beams=beams, length_penalty=length_penalty, **options)
-    if json:
-        typer.echo(jsons.dumps({"prompt": prompt, "outputs": [_record(text) for text in texts]}, ensure_ascii=False))
-        return
-    for number, text in enumerate(texts, 1):
-        if n > 1:
-            typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
-        typer.echo(prompt + text.text)
-    if drawn:
-        _tell_seed(seed)
+        _tell(f"seed {seed}: add --seed {seed} to get the same again")
 
 
-def _stream(model: TextModel, prompt: str, seed: int | None, options: dict[str, Any]) -> None:
-    drawn = seed is None and options["strategy"] == "sample"
-    if drawn:
-        seed = secrets.randbelow(2**31)
-    sys.stdout.write(prompt)
-    for chunk in model.stream(prompt, seed=seed, **options):
-        sys.stdout.write(chunk.text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    if drawn:
-        _tell_seed(seed)
+def _company(
+    model: TextModel,
+    prompt: str,
+    with_: Sequence[str] | None,
+    fuse: Sequence[str] | None,
+    guidance: float | None,
+    negative: str | None,
+    dola: bool,
+) -> TextModel:
+    """The model with the others that choose with it."""
+    from textwright.errors import ConfigError
+    from textwright.opening import load_writer as load
+
+    if negative is not None and guidance is None:
+        raise ConfigError("--negative does nothing without --guidance: add --guidance 1.5")
+    if dola:
+        model = model.dola()
+    if guidance is not None:
+        model = model.guided(prompt, guidance, negative or "")
+    for runs, option, is_fusion in ((with_, "--with", False), (fuse, "--fuse", True)):
+        if runs:
+            pairs = [ways.weighted(run, option, "runs/other=0.5") for run in runs]
+            model = model.together([(load(path), weight) for path, weight in pairs], fuse=is_fusion)
+    return model
+
+
+def _draws(strategy: str | None, preset: str | None, model: TextModel) -> bool:
+    from textwright.presets import preset as chosen
+
+    return (strategy or (chosen(preset, model.tokenizer)[0] if preset else "sample")) in ("sample", "mbr")
+
+
+def _document(model: TextModel, prompt: str, texts: Sequence[Text], with_prompt: bool) -> dict[str, Any]:
+    prompts = {"prompt_logprobs": [list(pair) for pair in model.logprobs(prompt)]} if with_prompt else {}
+    return {"prompt": prompt, **prompts, "outputs": [_record(text) for text in texts]}
 
 
 def _record(text: Text) -> dict[str, Any]:
@@ -102,6 +149,8 @@ def _record(text: Text) -> dict[str, Any]:
         "tokens": list(text.tokens),
         "finish_reason": text.finish_reason,
         "logprob": text.logprob,
+        "logprobs": list(text.logprobs),
+        **({"top_logprobs": [dict(top) for top in text.tops]} if text.tops else {}),
         "seed": text.seed,
     }
 
@@ -115,10 +164,6 @@ def _notices(model: TextModel, prompt: str) -> None:
     window, length = model.model.window, len(model.prompt_ids(prompt))
     if window is not None and length > window:
         _tell(f"the prompt has {length} tokens, the model sees {window}: only the last {window} are read")
-
-
-def _tell_seed(seed: int | None) -> None:
-    _tell(f"seed {seed}: add --seed {seed} to get the same again")
 
 
 def _tell(text: str) -> None:

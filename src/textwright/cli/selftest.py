@@ -13,7 +13,7 @@ def selftest(
     run: Annotated[Path, typer.Argument(help="A folder that `textwright train` wrote.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
-    """Check on this model that cached == uncached == brute force, batched == single, stream == text."""
+    """Check on this model: cached == uncached == brute force, batched == single, guessed == plain, stream == text."""
     from textwright.opening import load
     from textwright.selftest import selftest as run_checks
 

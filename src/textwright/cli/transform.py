@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from textwright.cli import ways
+
+if TYPE_CHECKING:
+    from textwright.pair_model import PairModel
 
 VERBS = {
     "translate": "Translate a text, the lines of a file, or the lines of standard input.",
@@ -20,14 +26,30 @@ def transform(
     text: Annotated[str | None, typer.Argument(help="One source; without it, --input or standard input.")] = None,
     input: Annotated[Path | None, typer.Option(help="A file: every line is a source, or every row of a table.")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Standard input is one source, line ends and all.")] = False,
-    strategy: Annotated[str, typer.Option(help="beam, greedy or sample.")] = "beam",
     n_best: Annotated[int, typer.Option(min=1, help="How many texts for each source.")] = 1,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5).")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Where a text is cut.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of --strategy sample.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Of --strategy sample.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeats a sample.")] = None,
+    max_ratio: Annotated[float | None, typer.Option(help="The same, for every token of its source.")] = None,
+    min_ratio: Annotated[float | None, typer.Option(help="Tokens a text has at least for each of its source.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="What every text begins with.")] = None,
+    prefix_share: Annotated[
+        float | None, typer.Option(help="Begin with --prefix not always, but with that much more probability.")
+    ] = None,
+    strategy: ways.Strategy = None,
+    preset: ways.Preset = None,
+    seed: ways.Seed = None,
+    beams: ways.Beams = None,
+    length_penalty: ways.LengthPenalty = None,
+    temperature: ways.Temperature = None,
+    top_p: ways.TopP = None,
+    avoid: ways.Avoid = None,
+    bias: ways.Bias = None,
+    set: ways.Set = None,
+    draft: ways.Draft = None,
+    with_: ways.With = None,
+    fuse: ways.Fuse = None,
+    guidance: ways.Guidance = None,
+    negative: ways.Negative = None,
+    dola: ways.Dola = False,
     replace_unknown: Annotated[
         bool, typer.Option("--replace-unknown", help="Put the source word the model looked at for an unknown one.")
     ] = False,
@@ -42,9 +64,38 @@ def transform(
     from textwright.opening import load_pairs
 
     model = load_pairs(run, context.info_name)
-    given = {"beams": beams, "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p}
-    given |= {"max_new_tokens": max_new_tokens, "seed": seed}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options |= {"strategy": strategy, "n_best": n_best, "replace_unknown": replace_unknown}
+    named = {"beams": beams, "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p, "seed": seed}
+    named |= {"max_new_tokens": max_new_tokens, "max_ratio": max_ratio, "min_ratio": min_ratio}
+    options = ways.options(set, avoid, bias, prefix=prefix, prefix_share=prefix_share, **named)
+    options |= {"strategy": strategy, "preset": preset, "n_best": n_best, "replace_unknown": replace_unknown}
+    ways.tell_preset(preset, model.tokenizer)
+    model = _company(model, with_, fuse, guidance, negative, dola)
+    if draft is not None:
+        options["draft"] = load_pairs(draft)
     read = sources.read(model, text, input, whole=whole)
     sources.write(model, run, read, sources.Printing(scores, alignments, picture, json), **options)
+
+
+def _company(
+    model: PairModel,
+    with_: Sequence[str] | None,
+    fuse: Sequence[str] | None,
+    guidance: float | None,
+    negative: str | None,
+    dola: bool,
+) -> PairModel:
+    """The model with the others that choose with it."""
+    from textwright.errors import ConfigError
+    from textwright.opening import load_pairs
+
+    if (negative is None) != (guidance is None):
+        raise ConfigError("--guidance leads away from a source: --guidance 1.5 --negative TEXT")
+    if dola:
+        model = model.dola()
+    if guidance is not None and negative is not None:
+        model = model.guided(guidance, negative)
+    for runs, option, is_fusion in ((with_, "--with", False), (fuse, "--fuse", True)):
+        if runs:
+            pairs = [ways.weighted(run, option, "runs/other=0.5") for run in runs]
+            model = model.together([(load_pairs(path), weight) for path, weight in pairs], fuse=is_fusion)
+    return model

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from textwright.config import Config
-from textwright.decoding.engine import Result, check_requests, check_window, checked, finished, read, write
+from textwright.decoding.engine import Result, check_requests, check_window, checked, finished, read, refuse, write
 from textwright.decoding.processors import ORDER, active
 from textwright.decoding.rows import Request, Rows, begin_rows
 from textwright.decoding.rules import Rules
@@ -35,7 +35,7 @@ class Beam(Config):
     Attributes:
         beams: hypotheses kept a request.
         length_penalty: α of the norm by which log-probabilities are divided before they are ranked.
-        norm: "average": length^α; "gnmt": ((5 + length) / 6)^α (Wu et al. 2016, eq. 14).
+        length_norm: "average": length^α; "gnmt": ((5 + length) / 6)^α (Wu et al. 2016, eq. 14).
         stopping: "exact" goes on until no running hypothesis can enter the best, whatever it may still become; "soon"
             until none would at its present length, which is what translation systems do: several times faster, and
             with α = 0 the same; "first" until enough hypotheses have ended, where they compete with the running ones.
@@ -51,7 +51,7 @@ class Beam(Config):
 
     beams: int = Field(4, ge=1)
     length_penalty: float = Field(1.0, ge=0)
-    norm: Literal["average", "gnmt"] = "average"
+    length_norm: Literal["average", "gnmt"] = "average"
     stopping: Literal["exact", "soon", "first"] = "exact"
     patience: float = Field(1.0, gt=0)
     coverage: float = Field(0.0, ge=0)
@@ -74,7 +74,7 @@ class Beam(Config):
 
     def divisor(self, length: int) -> float:
         """What a log-probability of so many tokens is divided by."""
-        return float(((5 + length) / 6 if self.norm == "gnmt" else length) ** self.length_penalty)
+        return float(((5 + length) / 6 if self.length_norm == "gnmt" else length) ** self.length_penalty)
 
 
 @dataclass
@@ -162,14 +162,9 @@ def beam_search(
 
 def _check(requests: Sequence[Request]) -> None:
     """Raise ConfigError for what a search would ignore."""
-    for request in requests:
-        useless = [name for name in ("xtc_probability", "mirostat", "loop_limit") if not request.sampling.off(name)]
-        useless += ["top_logprobs"] if request.top_logprobs else []
-        useless += ["max_seconds"] if request.max_seconds is not None else []
-        if useless:
-            raise ConfigError(f"beam search does not use {', '.join(useless)}: leave it out, or sample")
-        if request.sampling.temperature == 0:
-            raise ConfigError("beam search ranks by probability, which temperature 0 has none of: leave it at 1")
+    refuse(requests, "beam search", ("xtc_probability", "mirostat", "loop_limit", "top_logprobs", "max_seconds"))
+    if any(request.sampling.temperature == 0 for request in requests):
+        raise ConfigError("beam search ranks by probability, which temperature 0 has none of: leave it at 1")
 
 
 class _Search:

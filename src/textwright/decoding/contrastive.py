@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from textwright.config import Config
-from textwright.decoding.engine import check_requests, check_window, checked, finished, padded, write
+from textwright.decoding.engine import check_requests, check_window, checked, finished, padded, refuse, write
 from textwright.decoding.processors import ORDER, active
 from textwright.decoding.rows import BANNED, Event, Request, Rows, begin_rows
 from textwright.decoding.rules import Rules
@@ -27,10 +27,10 @@ from textwright.models.state import State
 
 
 class Contrastive(Config):
-    """k candidates, and the weight α of the penalty; α = 0 is greedy."""
+    """k `candidates`, and the weight α of the penalty, `contrast`; 0 is greedy."""
 
     candidates: int = Field(4, ge=2)
-    alpha: float = Field(0.6, ge=0, le=1)
+    contrast: float = Field(0.6, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def contrastive_search(
     """
     check_requests(model, requests, order)
     check_window(model, requests, "contrastive search")
+    refuse(requests, "contrastive search", ("top_logprobs", "max_seconds", "mirostat", "xtc_probability"))
     rules = Rules(model.head.weight.shape[0], model.device)
     rows = rules.place(begin_rows(requests, 0, model.device), requests)
     processors = active(rows, rules, end, banned, order)
@@ -85,7 +86,7 @@ def contrastive_search(
         assert memory is not None
         fresh = _unit(hidden.values).view(len(logits), count, -1)
         alike = _likeness(fresh, now.past, now.rows.lengths)
-        scores = ((1 - how.alpha) * best.values - how.alpha * alike).masked_fill(best.values == 0, BANNED)
+        scores = ((1 - how.contrast) * best.values - how.contrast * alike).masked_fill(best.values == 0, BANNED)
         pick = scores.argmax(-1)
         tokens = best.indices.gather(1, pick[:, None]).squeeze(1)
         logprobs = now.logits.gather(1, tokens[:, None]).squeeze(1) - now.logits.logsumexp(-1)

@@ -234,6 +234,15 @@ def check_requests(model: LanguageModel, requests: Sequence[Request], order: Seq
             raise ConfigError(f"top_logprobs {request.top_logprobs} is more than the {vocab} tokens there are")
 
 
+def refuse(requests: Sequence[Request], who: str, options: Sequence[str]) -> None:
+    """Raise ConfigError for options of a request or of its sampling that this way of writing would ignore."""
+    for request in requests:
+        asked = request.sampling.asked() | {"top_logprobs": request.top_logprobs, "max_seconds": request.max_seconds}
+        useless = [name for name in options if asked.get(name)]
+        if useless:
+            raise ConfigError(f"{who} does not use {', '.join(useless)}: leave it out, or sample")
+
+
 def write(rows: Rows, tokens: Tensor, logprobs: Tensor, rules: Rules) -> Rows:
     """Append one token (R,) with its log-probability to every row."""
     texts = rows.tokens if int(rows.lengths.max()) < rows.tokens.shape[1] else F.pad(rows.tokens, (0, ROOM))

@@ -31,6 +31,7 @@ class Request:
         min_new_tokens: no end and no stop before so many.
         stop: strings that end the text; None: only the end token and the length do.
         source: token ids an encoder-decoder reads, at least one; None for models that go on from the prompt alone.
+        avoid: strings that are never written, however they are cut into tokens; None: there are none.
         steering: tokens and sequences that are favoured, forbidden, forced or exempt.
         top_logprobs: how many likeliest tokens every event lists.
         max_seconds: the text ends after so long, counted from its admission; None: it may take its time.
@@ -43,6 +44,7 @@ class Request:
     min_new_tokens: int = 0
     stop: StopStrings | None = None
     source: tuple[int, ...] | None = None
+    avoid: StopStrings | None = None
     steering: Steering = PLAIN
     top_logprobs: int = 0
     max_seconds: float | None = None
@@ -82,7 +84,7 @@ class Rows(State):
         request: (R,) number of the request.
         seed: (R,) int64.
         score: (R,) float64, the sum of log-probabilities of the written tokens.
-        automaton: (R,) state of the stop strings.
+        automaton: (R,) state of the stop strings; `avoided` (R,) of the strings to avoid.
         steering: (R,) number of the request's `Steering`; `steered` (R,) state of its automaton.
         surprise: (R,) float64, mirostat's μ in bits.
         limits: (R, 2) minimum and maximum of new tokens.
@@ -98,6 +100,7 @@ class Rows(State):
     seed: Tensor
     score: Tensor
     automaton: Tensor
+    avoided: Tensor
     steering: Tensor
     steered: Tensor
     surprise: Tensor
@@ -138,6 +141,7 @@ def begin_rows(requests: Sequence[Request], first: int, device: torch.device) ->
         seed=column([signed(request.seed) for request in requests]),
         score=torch.zeros(len(requests), dtype=torch.float64, device=device),
         automaton=torch.zeros_like(lengths),
+        avoided=torch.zeros_like(lengths),
         steering=torch.zeros_like(lengths),
         steered=torch.zeros_like(lengths),
         # Mirostat begins at twice its target (Basu et al. 2021, alg. 1).

@@ -18,7 +18,7 @@ class Rules:
     """The tables of one batch, and the states of its rows in them."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
-        self.stops = StopTables(vocab, device)
+        self.stops, self.avoided = StopTables(vocab, device), StopTables(vocab, device)
         self.steering = SteeringTables(vocab, device)
 
     def place(self, rows: Rows, requests: Sequence[Request]) -> Rows:
@@ -30,6 +30,7 @@ class Rules:
         return replace(
             rows,
             automaton=column([self.stops.start(request.stop) for request in requests]),
+            avoided=column([self.avoided.start(request.avoid) for request in requests]),
             steering=column([self.steering.number(request.steering) for request in requests]),
             steered=column([self.steering.start(request.steering, request.prompt) for request in requests]),
         )
@@ -41,12 +42,15 @@ class Rules:
             rows,
             # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
             automaton=torch.where(rows.written < rows.limits[:, 0], rows.automaton, moved),
+            avoided=self.avoided.move(rows.avoided, tokens),
             steered=self.steering.moves[rows.steered, tokens],
         )
 
     def processors(self, rows: Rows) -> list[Processor]:
         """What the wishes of these rows need."""
         wanted: list[Processor] = []
+        if len(self.avoided):
+            wanted.append(self._avoid)
         if bool(rows.steering.any()):
             if bool(self.steering.biases.any()):
                 wanted.append(self._bias)
@@ -55,6 +59,10 @@ class Rules:
             if self.steering.forced.shape[1]:
                 wanted.append(self._force)
         return wanted
+
+    def _avoid(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Forbid tokens that would complete a string to avoid."""
+        return logits.masked_fill(self.avoided.accepts(rows.avoided), BANNED)
 
     def _bias(self, logits: Tensor, rows: Rows) -> Tensor:
         return logits + self.steering.biases[rows.steered]

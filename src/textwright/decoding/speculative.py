@@ -23,6 +23,7 @@ from textwright.decoding.engine import (
     checked,
     finished,
     padded,
+    refuse,
     write,
 )
 from textwright.decoding.processors import ORDER, active
@@ -153,6 +154,7 @@ class Speculation:
     ) -> None:
         check_requests(model, requests, order)
         check_window(model, requests, "speculative decoding")
+        refuse(requests, "speculative decoding", ("top_logprobs", "max_seconds"))
         self.model, self.end, self.drafter = model, end, drafter
         self.rules = Rules(model.head.weight.shape[0], model.device)
         self.rows = self.rules.place(begin_rows(requests, 0, model.device), requests)

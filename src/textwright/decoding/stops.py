@@ -69,6 +69,10 @@ class StopTables:
         self._accepting = torch.zeros(1, dtype=torch.bool, device=device)
         self._offsets: dict[tuple[bytes, ...], int] = {}
 
+    def __len__(self) -> int:
+        """Number of different sets of strings."""
+        return len(self._offsets)
+
     def start(self, stop: StopStrings | None) -> int:
         """The first state of these stop strings; equal ones share their part of the table."""
         if stop is None:

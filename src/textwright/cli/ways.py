@@ -1,0 +1,144 @@
+"""How texts are written: the options that every writing verb shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from textwright.text.tokenizers import Tokenizer
+
+PANEL = "How it is written"
+Strategy = Annotated[
+    str | None,
+    typer.Option(help="greedy, sample, beam, contrastive or mbr; see docs/decoding.md.", rich_help_panel=PANEL),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="Options that go together: creative, precise, chat or translate; shown when used.", rich_help_panel=PANEL
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any option of docs/decoding.md; repeat for several.", rich_help_panel=PANEL
+    ),
+]
+Avoid = Annotated[
+    list[str] | None, typer.Option(help="A string that is never written; repeat for several.", rich_help_panel=PANEL)
+]
+Bias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TEXT=NUMBER", help="Make a word likelier, or less likely.", rich_help_panel=PANEL),
+]
+Seed = Annotated[int | None, typer.Option(help="Repeats a sample; otherwise one is drawn.", rich_help_panel=PANEL)]
+Temperature = Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder.", rich_help_panel=PANEL)]
+TopK = Annotated[int | None, typer.Option(help="Draw among the k most likely tokens.", rich_help_panel=PANEL)]
+TopP = Annotated[
+    float | None, typer.Option(help="Draw among the fewest tokens that reach this probability.", rich_help_panel=PANEL)
+]
+MinP = Annotated[
+    float | None, typer.Option(help="Drop tokens below this share of the likeliest.", rich_help_panel=PANEL)
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(help="Above 1: repeat less (prompt included).", rich_help_panel=PANEL)
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Subtracted once a token was written.", rich_help_panel=PANEL)
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option(help="Subtracted for every time it was.", rich_help_panel=PANEL)
+]
+NoRepeatNgram = Annotated[int | None, typer.Option(help="Never write the same n tokens twice.", rich_help_panel=PANEL)]
+Beams = Annotated[int | None, typer.Option(min=1, help="Beams of --strategy beam.", rich_help_panel=PANEL)]
+LengthPenalty = Annotated[
+    float | None,
+    typer.Option(help="Beams are ranked by log-probability ÷ length^this (1).", rich_help_panel=PANEL),
+]
+Lookup = Annotated[
+    bool,
+    typer.Option(
+        "--lookup", help="Guess from what the text said before: faster, the same text.", rich_help_panel=PANEL
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN", help="A smaller run that guesses: faster, the same text.", rich_help_panel="Several models"
+    ),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", metavar="RUN=WEIGHT", help="Another run that votes on every token.", rich_help_panel="Several models"
+    ),
+]
+Fuse = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUN=WEIGHT",
+        help="Another run whose log-probabilities are added (shallow fusion).",
+        rich_help_panel="Several models",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Above 1: exaggerate what the prompt (or source) changes.", rich_help_panel="Several models"),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(help="A prompt (or source) that --guidance leads away from.", rich_help_panel="Several models"),
+]
+Dola = Annotated[
+    bool, typer.Option("--dola", help="Contrast the layers of a Transformer.", rich_help_panel="Several models")
+]
+
+
+def options(
+    assignments: Sequence[str] | None, avoid: Sequence[str] | None, bias: Sequence[str] | None, **named: Any
+) -> dict[str, Any]:
+    """What was asked for, without what was not."""
+    from textwright.config import override
+    from textwright.errors import ConfigError
+
+    asked = override({}, assignments or ())
+    if any(isinstance(value, dict) for value in asked.values()):
+        raise ConfigError("options of writing have no parts: --set top_n_sigma=1.5")
+    if isinstance(asked.get("order"), str):
+        asked["order"] = [step.strip() for step in asked["order"].split(",")]
+    for name, value in named.items():
+        if value is not None:
+            if name in asked:
+                raise ConfigError(f"{name} is given twice: as an option and with --set")
+            asked[name] = value
+    if avoid:
+        asked["avoid"] = tuple(avoid)
+    if bias:
+        asked["bias"] = dict(weighted(assignment, "--bias", "word=2.5") for assignment in bias)
+    return asked
+
+
+def weighted(assignment: str, option: str, example: str) -> tuple[str, float]:
+    """NAME=NUMBER."""
+    from textwright.errors import ConfigError
+
+    name, _, number = assignment.rpartition("=")
+    try:
+        if name:
+            return name, float(number)
+    except ValueError:
+        pass
+    raise ConfigError(f"{option} expects NAME=NUMBER, got {assignment!r}: {option} {example}")
+
+
+def tell_preset(name: str | None, tokenizer: Tokenizer) -> None:
+    """What a preset stands for, to standard error."""
+    from textwright.presets import preset
+
+    if name is not None:
+        strategy, options = preset(name, tokenizer)
+        listed = ", ".join(f"{option} {value}" for option, value in options.items())
+        typer.echo(f"textwright: preset {name}: strategy {strategy}, {listed}", err=True)

@@ -1,0 +1,44 @@
+"""Named ways of writing: a strategy with options that go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from textwright.errors import ConfigError, nearest
+from textwright.text.tokenizers import Tokenizer
+
+# Repeated units that DRY lets pass: in characters, words repeat all the time without a text going round in circles.
+DRY_ALLOWED = {"char": 16, "byte": 20, "word": 4}
+
+
+class Preset(NamedTuple):
+    """A strategy, its options, and whether a passage must not be repeated."""
+
+    strategy: str
+    options: Mapping[str, Any]
+    dry: bool = True
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "creative": Preset("sample", {"temperature": 1.0, "min_p": 0.05}),
+        "precise": Preset("sample", {"temperature": 0.5, "top_p": 0.9}),
+        "chat": Preset("sample", {"temperature": 0.7, "top_p": 0.9}),
+        "translate": Preset("beam", {"beams": 5, "length_penalty": 1.0, "stopping": "soon"}, dry=False),
+    }
+)
+
+
+def preset(name: str, tokenizer: Tokenizer) -> tuple[str, dict[str, Any]]:
+    """The strategy and the options of a preset, for texts of this tokenizer.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+    chosen = PRESETS[name]
+    dry = {"dry_multiplier": 0.8, "dry_allowed": DRY_ALLOWED.get(tokenizer.kind, 6)} if chosen.dry else {}
+    return chosen.strategy, {**chosen.options, **dry}

@@ -1,0 +1,108 @@
+"""What is asked of a text, in words: strings become what the decoder understands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from textwright.decoding import Steering, StopStrings
+from textwright.decoding.strategies import Decoding
+from textwright.errors import ConfigError
+from textwright.text.tokenizers import Tokenizer
+
+BREAKERS = ("\n",)  # a new line may begin as earlier ones did
+
+
+def stop_strings(tokenizer: Tokenizer, strings: Sequence[str], name: str, never: Set[int]) -> StopStrings | None:
+    """Strings to watch for in what is written; None where there are none.
+
+    Args:
+        name: of the option, for errors.
+        never: ids that are never written.
+
+    Raises:
+        ConfigError: one is empty, or cannot be written with this vocabulary.
+    """
+    if not strings:
+        return None
+    if not all(strings):
+        raise ConfigError(f"a string of {name} must not be empty")
+    for string in strings:
+        if not _possible(StopStrings([_bare(tokenizer, string)], tokenizer.pieces), never):
+            raise ConfigError(f"{name} {string!r} cannot occur: this model never writes all of its characters")
+    return StopStrings([_bare(tokenizer, string) for string in strings], tokenizer.pieces)
+
+
+def _bare(tokenizer: Tokenizer, string: str) -> bytes:
+    # Every word of the word tokenizer brings its space, also at the beginning of a line, where it is not shown.
+    return (re.sub(r"\n(?=\S)", "\n ", string) if tokenizer.kind == "word" else string).encode()
+
+
+def _possible(stop: StopStrings, never: Set[int]) -> bool:
+    """Some text of allowed tokens holds the string."""
+    reached, new = {0}, [0]
+    allowed = [token for token in range(stop.table.shape[1]) if token not in never]
+    while new and stop.accept not in reached:
+        after = set(stop.table[new][:, allowed].flatten().tolist()) - reached
+        reached |= after
+        new = sorted(after)
+    return stop.accept in reached
+
+
+def steering(
+    tokenizer: Tokenizer,
+    *,
+    bias: Mapping[str, float],
+    breakers: Sequence[str] | None,
+    exempt: Sequence[str],
+    prefix: Sequence[int] = (),
+    prefix_share: float | None = None,
+) -> Steering:
+    """What is asked about single tokens.
+
+    Args:
+        bias: text -> what is added to the logit of its last token where its other tokens stand, with a space in front
+            or without.
+        breakers: tokens that hold one of these strings let no repetition pass (`dry_multiplier`); None: line ends.
+        exempt: tokens that are one of these strings may repeat (`no_repeat_ngram`).
+        prefix: ids the text begins with; with `prefix_share`, only more likely so.
+
+    Raises:
+        ConfigError: a text is empty, or a share without a prefix or out of range.
+    """
+    sequences: dict[tuple[int, ...], float] = {}
+    for text, value in bias.items():
+        if not text.strip():
+            raise ConfigError("a bias needs a text: --bias 'word=2.5'")
+        for spelled in (text, " " + text):
+            sequences[tuple(tokenizer.encode(spelled))] = float(value)
+    if prefix_share is not None and not (prefix and 0 < prefix_share < 1):
+        raise ConfigError(f"prefix_share {prefix_share} needs a prefix, and lies between 0 and 1")
+    soft = prefix_share is not None
+    return Steering(
+        sequences=tuple(sequences.items()),
+        forced=() if soft else tuple(enumerate(prefix)),
+        breakers=_holding(tokenizer, BREAKERS if breakers is None else breakers),
+        exempt=tuple(i for i, piece in enumerate(tokenizer.pieces) if piece.strip() in {t.encode() for t in exempt}),
+        prefix=tuple(prefix) if soft else (),
+        prefix_share=prefix_share or 0.0,
+    )
+
+
+def _holding(tokenizer: Tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
+    wanted = [string.encode() for string in strings if string]
+    return tuple(i for i, piece in enumerate(tokenizer.pieces) if any(string in piece for string in wanted))
+
+
+def steered(how: Decoding, words: dict[str, Any]) -> bool:
+    """Somebody asked about single tokens, or for what has default breakers."""
+    for name, needed in (("breakers", "dry_multiplier"), ("exempt", "no_repeat_ngram")):
+        if words[name] and how.sampling.off(needed):
+            raise ConfigError(f"{name} does nothing without {needed}: set that, too")
+    return any(words.values()) or not how.sampling.off("dry_multiplier")
+
+
+def taken(options: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the named options out of `options`, with a default for each that is missing."""
+    return {name: options.pop(name, default) for name, default in names.items()}

@@ -1,0 +1,205 @@
+"""Every option on every strategy and on models with and without a source: it does something, or it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from textwright.decoding import Request, Result, Sampling
+from textwright.decoding.beam import Beam
+from textwright.decoding.contrastive import Contrastive
+from textwright.decoding.processors import ORDER
+from textwright.decoding.strategies import OPTIONS, STRATEGIES, check_options, decode, decoding
+from textwright.decoding.table import markdown
+from textwright.errors import ConfigError
+from textwright.models import EncoderDecoderConfig, GRUConfig, LanguageModel, Seq2SeqConfig, TransformerConfig
+
+VOCAB, END = 9, 0
+SHAPES: dict[str, Any] = {
+    "gru": GRUConfig(vocab=VOCAB, width=16, layers=1),
+    "transformer": TransformerConfig(vocab=VOCAB, width=16, layers=2, heads=2, window=64),
+    "seq2seq": Seq2SeqConfig(vocab=VOCAB, width=16, layers=1),
+    "encdec": EncoderDecoderConfig(vocab=VOCAB, width=16, layers=2, heads=2, window=64, source_window=16),
+}
+
+# option -> (a value with an effect, what else is needed for it to make sense)
+STRONG: dict[str, tuple[Any, dict[str, Any]]] = {
+    "temperature": (0.2, {}),
+    "dynamic_temperature": (0.9, {}),
+    "dynamic_exponent": (5.0, {"dynamic_temperature": 0.9}),
+    "top_k": (1, {}),
+    "top_p": (0.2, {}),
+    "min_p": (0.9, {}),
+    "typical_p": (0.1, {}),
+    "epsilon_cutoff": (0.3, {}),
+    "eta_cutoff": (0.5, {}),
+    "top_h": (0.1, {}),
+    "top_n_sigma": (0.2, {}),
+    "xtc_probability": (1.0, {}),
+    "xtc_threshold": (0.02, {"xtc_probability": 1.0}),
+    "mirostat": (2, {"mirostat_target": 0.5}),
+    "mirostat_target": (0.5, {"mirostat": 2}),
+    "mirostat_rate": (1.0, {"mirostat": 2, "mirostat_target": 1.5}),
+    "seed": (99, {}),
+    "repetition_penalty": (5.0, {}),
+    "presence_penalty": (9.0, {}),
+    "frequency_penalty": (9.0, {}),
+    "penalty_window": (1, {"repetition_penalty": 5.0}),
+    "dry_multiplier": (9.0, {"dry_allowed": 1}),
+    "dry_base": (9.0, {"dry_multiplier": 0.2, "dry_allowed": 1}),
+    "dry_allowed": (1, {"dry_multiplier": 9.0}),
+    "dry_window": (2, {"dry_multiplier": 9.0, "dry_allowed": 1}),
+    "no_repeat_ngram": (2, {}),
+    "no_repeat_source_ngram": (1, {}),
+    "end_growth": (2.0, {}),
+    "end_growth_after": (12, {"end_growth": 3.0}),
+    "watermark": (9.0, {}),
+    "watermark_share": (0.7, {"watermark": 9.0}),
+    "watermark_key": (3, {"watermark": 9.0}),
+    "order": (("repetition_penalty", "frequency_penalty"), {"repetition_penalty": 4.0, "frequency_penalty": 1.5}),
+    "loop_limit": (2, {}),
+    "beams": (1, {}),
+    "length_penalty": (0.0, {}),
+    "length_norm": ("gnmt", {"length_penalty": 0.6}),
+    "stopping": ("first", {"beams": 2}),
+    "patience": (6.0, {"stopping": "first"}),
+    "coverage": (9.0, {}),
+    "groups": (4, {"diversity": 9.0}),
+    "diversity": (9.0, {"groups": 2}),
+    "siblings": (9.0, {}),
+    "draw": (True, {}),
+    "candidates": (9, {"contrast": 0.9}),
+    "contrast": (0.0, {}),
+    "samples": (3, {}),
+}
+SAME = {"lookup", "draft", "draft_length"}  # they change the speed, and nothing else
+RUNNING = {"max_seconds", "top_logprobs"}  # tested with the engine: they are options of the request
+
+
+def made(family: str, spread: float = 0.5, ends: float = 0.35) -> LanguageModel:
+    torch.manual_seed(11)
+    model = SHAPES[family].build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn_like(parameter) * spread)
+        model.embed.weight[1:] *= 1.6
+        model.embed.weight[END] *= ends
+    return model
+
+
+def written(family: str, strategy: str, asked: dict[str, Any], draft: bool = False) -> list[list[Result]]:
+    # A search shows what its options do where ends are near, the others where texts do not end at once.
+    model = made(family, 0.3, 1.6) if strategy == "beam" else made(family)
+    asked = {"samples": 4, **asked} if strategy == "mbr" else asked
+    source = (1, 4, 7, 7, 2, 3, 5) if family in ("seq2seq", "encdec") else None
+    how = decoding(strategy, asked, {}, made(family) if draft else None)
+    first = asked.get("seed", 5)
+    requests = [
+        Request((1, 2, 1, 2, row % VOCAB), how.sampling, first + row, 36, 3, source=source) for row in range(1, 13)
+    ]
+    if strategy == "mbr":
+        requests = [replace(request, seed=request.seed + 7 * n) for request in requests for n in range(how.samples)]
+    return decode(model, requests, END, how)
+
+
+def texts(found: list[list[Result]]) -> list[list[tuple[tuple[int, ...], str]]]:
+    return [[(result.tokens, result.finish) for result in results] for results in found]
+
+
+def test_the_list_of_options_is_complete() -> None:
+    assert set(STRONG) | SAME | RUNNING == OPTIONS
+    assert {*Sampling.model_fields, *Beam.model_fields, *Contrastive.model_fields, "order"} <= OPTIONS
+
+
+CELLS = [(strategy, option) for strategy in STRATEGIES for option in sorted(OPTIONS - SAME - RUNNING)]
+
+
+@pytest.mark.parametrize(("strategy", "option"), CELLS, ids=lambda value: str(value))
+@pytest.mark.parametrize("family", ["gru", "encdec"])
+def test_an_option_does_something_or_is_refused(family: str, strategy: str, option: str) -> None:
+    value, needed = STRONG[option]
+    if option not in STRATEGIES[strategy].options:
+        with pytest.raises(ConfigError, match=f"strategy {strategy} does not use {option}"):
+            decoding(strategy, {option: value}, {})
+        return
+    if strategy == "beam" and option == "seed":
+        with pytest.raises(ConfigError, match="draws nothing"):
+            decoding(strategy, {"seed": 3}, {})
+        needed = {"draw": True}
+    if option in ("no_repeat_source_ngram", "coverage") and family in ("gru", "transformer"):
+        with pytest.raises(ConfigError, match="source"):
+            written(family, strategy, {option: value})
+        return
+    if option == "order":
+        value = (*reversed(value), *(step for step in ORDER if step not in value))
+    if option == "groups":
+        assert texts(written(family, strategy, {"diversity": 9.0, "groups": 2})) != texts(
+            written(family, strategy, {"diversity": 9.0, "groups": 4})
+        )
+        return
+    used = {name: setting for name, setting in needed.items() if name != option}
+    if option == "loop_limit":
+        used = {"sample": {"temperature": 0.01}, "mbr": {"temperature": 0.01}, "contrastive": {"contrast": 0.0}}.get(
+            strategy, {}
+        )
+    if option == "diversity":
+        base = written(family, strategy, {"groups": 2, "diversity": 1e-6})
+    else:
+        base = written(family, strategy, {} if option in ("dry_multiplier", "mirostat") else used)
+    changed = texts(written(family, strategy, {**used, option: value})) != texts(base)
+    assert changed, f"{option} changed nothing"
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "sample"])
+@pytest.mark.parametrize("family", SHAPES)
+def test_guessing_changes_nothing(family: str, strategy: str) -> None:
+    base = texts(written(family, strategy, {}))
+    for asked, draft in (({"lookup": True}, False), ({"draft": True, "draft_length": 3}, True)):
+        assert texts(written(family, strategy, asked, draft)) == base
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"greedy", "sample"}))
+def test_guessing_is_refused_where_it_cannot_be(strategy: str) -> None:
+    for option in sorted(SAME):
+        with pytest.raises(ConfigError, match="does not use"):
+            decoding(strategy, {option: 2}, {})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "asked", "message"),
+    [
+        ("sampel", {}, r"unknown strategy 'sampel'.*sample"),
+        ("sample", {"topk": 3}, r"unknown option 'topk'.*top_k"),
+        ("greedy", {"beams": 3}, "it belongs to --strategy beam"),
+        ("sample", {"samples": 4}, "it belongs to --strategy mbr"),
+        ("mbr", {"samples": 1}, "at least 2"),
+        ("sample", {"lookup": True, "draft": True}, "leave out one of them"),
+        ("sample", {"draft_length": 3}, "does nothing without draft or lookup"),
+    ],
+)
+def test_what_makes_no_sense(strategy: str, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decoding(strategy, asked, {}, made("gru") if "draft" in asked else None)
+
+
+def test_a_preset_gives_what_the_strategy_uses() -> None:
+    preset = {"temperature": 0.5, "top_p": 0.8, "beams": 7, "repetition_penalty": 1.2}
+    assert decoding("beam", {}, preset).beam.beams == 7
+    assert decoding("beam", {}, preset).sampling == Sampling(repetition_penalty=1.2)
+    assert decoding("sample", {"top_p": 0.9}, preset).sampling.asked() == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+    }
+    assert decoding("sample", {"mirostat": 2}, preset).sampling.top_p == 1.0
+    check_options("greedy", [])
+
+
+def test_the_documents_show_the_table() -> None:
+    document = Path(__file__).parents[2] / "docs" / "decoding.md"
+    assert markdown() in document.read_text(encoding="utf-8"), "run: python -m textwright.decoding.table"

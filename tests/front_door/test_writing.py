@@ -1,0 +1,221 @@
+"""How texts are written, as it is asked for at the command line: strategies, options, several models, bad wishes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from door import Run
+
+import textwright
+from textwright.evaluating.risk import least_risk
+from textwright.text.tokenizers import Tokenizer
+from textwright.wishes import stop_strings
+
+FAMILIES = ("transformer", "lstm")
+
+
+def outputs(run: Run, *words: Any) -> list[dict[str, Any]]:
+    result = run("generate", *words, "--json")
+    assert result.code == 0, result.err
+    found: list[dict[str, Any]] = json.loads(result.out)["outputs"]
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", ["greedy", "sample", "beam", "contrastive", "mbr"])
+def test_every_strategy_writes(run: Run, trained: dict[str, Path], family: str, strategy: str) -> None:
+    (text,) = outputs(run, trained[family], "--strategy", strategy, "--max-new-tokens", "9", "--prompt", "The")
+    assert text["finish_reason"] in ("length", "end")
+    assert 1 <= len(text["tokens"]) <= 9
+    assert text["logprob"] < 0
+
+
+def test_a_preset_is_shown_and_can_be_changed(run: Run, trained: dict[str, Path]) -> None:
+    result = run("generate", trained["lstm"], "--preset", "creative", "--seed", "1", "--max-new-tokens", "8")
+    assert "preset creative: strategy sample, temperature 1.0, min_p 0.05, dry_multiplier 0.8" in result.err
+    assert outputs(run, trained["lstm"], "--preset", "translate", "--max-new-tokens", "8")[0]["seed"] is None
+    run("generate", trained["lstm"], "--preset", "creativ").fails("unknown preset 'creativ'", "creative")
+
+
+def test_guesses_change_nothing(run: Run, trained: dict[str, Path]) -> None:
+    for family, other in (FAMILIES, FAMILIES[::-1]):
+        asked = (trained[family], "--seed", "3", "--max-new-tokens", "10", "--prompt", "The ")
+        plain = outputs(run, *asked)[0]["tokens"]
+        assert outputs(run, *asked, "--lookup")[0]["tokens"] == plain
+        assert outputs(run, *asked, "--draft", trained[other])[0]["tokens"] == plain
+
+
+def test_two_runs_vote(run: Run, trained: dict[str, Path]) -> None:
+    alone = textwright.load(trained["lstm"])
+    other = textwright.load(trained["transformer"])
+    (text,) = outputs(
+        run, trained["lstm"], "--with", f"{trained['transformer']}=0.4", "--strategy", "greedy", "--max-new-tokens", "6"
+    )
+    together = alone.together([(other, 0.4)])
+    assert text["tokens"] == list(together.generate(strategy="greedy", max_new_tokens=6)[0].tokens)
+    fused = outputs(run, trained["lstm"], "--fuse", f"{trained['transformer']}=0.4", "--seed", "1")
+    assert fused[0]["tokens"]
+    run("generate", trained["lstm"], "--with", "nowhere").fails("--with expects NAME=NUMBER", "runs/other=0.5")
+
+
+def test_guidance_and_layers(run: Run, trained: dict[str, Path]) -> None:
+    asked = (trained["transformer"], "--prompt", "The quick", "--strategy", "greedy", "--max-new-tokens", "6")
+    plain = outputs(run, *asked)[0]["tokens"]
+    assert outputs(run, *asked, "--guidance", "1")[0]["tokens"] == plain
+    assert outputs(run, *asked, "--guidance", "6", "--negative", "Who")[0]["tokens"]
+    run("generate", *asked, "--negative", "Who").fails("--negative does nothing without --guidance")
+    run("generate", *asked, "--dola").fails("DoLa", "at least two")
+
+
+def test_log_probabilities_are_the_models(run: Run, trained: dict[str, Path]) -> None:
+    result = run(
+        "generate", trained["lstm"], "--prompt", "The", "--json", "--top-logprobs", "3", "--prompt-logprobs",
+        "--strategy", "greedy", "--max-new-tokens", "5",
+    )  # fmt: skip
+    document = json.loads(result.out)
+    (text,) = document["outputs"]
+    assert [piece for piece, _ in document["prompt_logprobs"]] == ["T", "h", "e"]
+    assert all(value < 0 for _, value in document["prompt_logprobs"])
+    assert sum(text["logprobs"]) == pytest.approx(text["logprob"])
+    for value, top in zip(text["logprobs"], text["top_logprobs"], strict=True):
+        assert max(top.values()) == pytest.approx(value, abs=1e-5)
+        assert len(top) == 3
+    model = textwright.load(trained["lstm"])
+    whole = model.logprobs("The" + text["text"])
+    assert [value for _, value in whole[3:]] == pytest.approx(text["logprobs"], abs=1e-4)
+    run("generate", trained["lstm"], "--top-logprobs", "3").fails("--json")
+
+
+def test_what_is_avoided_never_stands_there(run: Run, trained: dict[str, Path]) -> None:
+    for strategy in ("sample", "beam"):
+        for text in outputs(
+            run,
+            trained["lstm"],
+            "--strategy",
+            strategy,
+            "--n",
+            "3",
+            "--avoid",
+            "e",
+            "--avoid",
+            "ox",
+            "--max-new-tokens",
+            "60",
+        ):
+            assert "e" not in text["text"]
+            assert "ox" not in text["text"]
+
+
+def test_a_bias_moves_the_text(run: Run, trained: dict[str, Path]) -> None:
+    (text,) = outputs(
+        run, trained["lstm"], "--bias", "fox=50", "--seed", "1", "--prompt", "The fo", "--max-new-tokens", "1"
+    )
+    assert text["text"] == "x"
+    run("generate", trained["lstm"], "--bias", "fox").fails("--bias expects NAME=NUMBER")
+    run("generate", trained["lstm"], "--bias", " =3").fails("a bias needs a text")
+
+
+def test_time_is_kept(run: Run, trained: dict[str, Path]) -> None:
+    (text,) = outputs(run, trained["lstm"], "--max-seconds", "0.0001", "--max-new-tokens", "5000")
+    assert text["finish_reason"] == "time"
+
+
+def test_a_loop_ends_and_says_so(run: Run, trained: dict[str, Path]) -> None:
+    found = outputs(
+        run,
+        trained["lstm"],
+        "--strategy",
+        "greedy",
+        "--set",
+        "loop_limit=3",
+        "--max-new-tokens",
+        "3000",
+        "--prompt",
+        "T",
+    )
+    assert found[0]["finish_reason"] == "loop"  # a model of a few steps says the same thing again and again
+    assert len(found[0]["tokens"]) < 3000
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "topk=3"), ("unknown option 'topk'", "top_k")),
+        (("--set", "top_k=9999"), ("top_k 9999 is more than",)),
+        (("--top-p", "0"), ("top_p", "greater than 0")),
+        (("--strategy", "beam", "--temperature", "0"), ("does not use temperature", "sample")),
+        (("--strategy", "greedy", "--top-k", "4"), ("does not use top_k",)),
+        (("--strategy", "beam", "--beams", "2", "--n", "3"), ("3 texts need at least 3 beams", "--beams 3")),
+        (("--strategy", "bean"), ("unknown strategy 'bean'", "beam")),
+        (("--set", "mirostat=2", "--set", "top_k=4"), ("leave out top_k",)),
+        (("--set", "dry_base=2"), ("does nothing without dry_multiplier",)),
+        (("--set", "order=top_p,top_q"), ("unknown step 'top_q'", "top_p")),
+        (("--top-k", "3", "--set", "order=temperature,top_p"), ("leaves out top_k",)),
+        (("--top-k", "3", "--set", "top_k=4"), ("given twice",)),
+        (("--stop", "日本"), ("stop '日本' cannot occur",)),
+        (("--strategy", "mbr", "--stream"), ("knows its text only at the end",)),
+        (("--strategy", "contrastive", "--n", "2"), ("writes one text",)),
+        (("--strategy", "contrastive", "--prompt", "x" * 40), ("prompt of at most 16 tokens, got 41",)),
+        (("--set", "groups=3", "--strategy", "beam", "--beams", "4", "--set", "diversity=1"), ("equal groups",)),
+        (("--lookup", "--max-seconds", "3"), ("does not use max_seconds",)),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    run: Run, trained: dict[str, Path], words: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    run("generate", trained["transformer"], *words).fails(*told)
+
+
+def test_a_draft_with_another_tokenizer_is_refused(
+    run: Run, trained: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    from textwright.api import train
+
+    settings = {"model.width": 16, "model.layers": 1}
+    other = tmp_path / "byte"
+    train(text, model="lstm", tokenizer="byte", steps=2, out=other, settings=settings)
+    run("generate", trained["lstm"], "--draft", other).fails("need one tokenizer")
+    run("generate", trained["lstm"], "--with", f"{other}=0.5").fails("need one tokenizer")
+
+
+def test_translations_obey_too(run: Run, spoken: Path) -> None:
+    def written(*words: str) -> str:
+        result = run("convert", spoken, "42", *words)
+        assert result.code == 0, result.err
+        return result.out.strip()
+
+    assert written("--strategy", "mbr", "--seed", "1", "--set", "samples=4")
+    assert written("--strategy", "contrastive")
+    assert written("--prefix", "sixty").startswith("sixty")
+    assert written("--prefix", "sixty", "--prefix-share", "0.999999").startswith("sixty")
+    assert "two" not in written("--avoid", "two")
+    assert written("--draft", str(spoken), "--strategy", "greedy") == written("--strategy", "greedy")
+    assert written("--with", f"{spoken}=0.5") == written()
+    assert len(written("--max-ratio", "1")) < len(written("--min-ratio", "4"))
+    assert written("--guidance", "1", "--negative", "17") == written()
+    run("convert", spoken, "42", "--guidance", "2").fails("--negative TEXT")
+    run("convert", spoken, "42", "--prefix-share", "0.5").fails("needs a prefix")
+    run("convert", spoken, "42", "--set", "coverage=1", "--strategy", "greedy").fails("does not use coverage")
+    run("convert", spoken, "42", "--max-ratio", "1", "--max-new-tokens", "3").fails("leave out one of them")
+
+
+def test_the_least_risk_is_the_text_most_like_the_others() -> None:
+    samples = ["the cat sat", "a dog ran off", "the cat sat down", "the cat sits"]
+    assert samples[least_risk(samples)].startswith("the cat sat")
+
+    def utility(text: str, right: str) -> float:
+        return -abs(len(text) - len(right))
+
+    assert least_risk(["a", "bbb", "ccc", "d" * 9], utility) == 1
+    assert least_risk(["x", "x", "y"]) == 0
+
+
+def test_a_string_that_cannot_occur_is_found_by_search(trained: dict[str, Path]) -> None:
+    tokenizer: Tokenizer = textwright.load(trained["lstm"]).tokenizer
+    letters = frozenset(token for token, piece in enumerate(tokenizer.pieces) if piece == b"q")
+    assert stop_strings(tokenizer, ["quick"], "stop", frozenset()) is not None
+    with pytest.raises(textwright.errors.ConfigError, match="stop 'quick' cannot occur"):
+        stop_strings(tokenizer, ["quick"], "stop", letters)
