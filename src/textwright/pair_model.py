@@ -24,9 +24,17 @@ from textwright.run import PairGeneration, PairRun
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.tokenizers import Tokenizer
-from textwright.wishes import steered, steering, stop_strings, taken
+from textwright.wishes import FREE, constraint, steered, steering, stop_strings, taken
 
-WORDS: dict[str, Any] = {"avoid": (), "bias": {}, "breakers": None, "exempt": (), "prefix": "", "prefix_share": None}
+WORDS: dict[str, Any] = {
+    **FREE,
+    "avoid": (),
+    "bias": {},
+    "breakers": None,
+    "exempt": (),
+    "prefix": "",
+    "prefix_share": None,
+}
 ROWS = 160  # texts written at once
 
 T = TypeVar("T")
@@ -121,7 +129,8 @@ class PairModel:
             progress: is told how many sources are done.
             options: of the strategy (see docs/decoding.md), and of the text: `prefix` (what it begins with),
                 `prefix_share` (begin so with that much more probability, instead of always), `avoid`, `bias`,
-                `breakers`, `exempt`.
+                `breakers`, `exempt`, and at most one of `choices`, `words`, `words_in_order`, `regex`,
+                `json_schema`, `grammar`, which the whole text obeys.
 
         Raises:
             DataError: a source is empty, or longer than the model reads.
@@ -259,6 +268,7 @@ class PairModel:
     def _wishes(self, how: Decoding, words: dict[str, Any], seed: int) -> Request:
         """What all texts have in common."""
         never = frozenset(self.generation.unseen)
+        free = taken(words, FREE)
         avoid = words.pop("avoid")
         words["prefix"] = self.tokenizer.encode(words["prefix"])
         return Request(
@@ -266,6 +276,7 @@ class PairModel:
             how.sampling,
             seed,
             avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
+            constraint=constraint(self.tokenizer, self.generation.end, never, **free),
             steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
         )
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from textwright.decoding import Steering, StopStrings
+from textwright.decoding.constraints import Choices, Constraint, Words
+from textwright.decoding.grammars import JsonSchema, Lark, Regex
 from textwright.decoding.strategies import Decoding
 from textwright.errors import ConfigError
 from textwright.text.tokenizers import Tokenizer
@@ -93,6 +95,55 @@ def steering(
 def _holding(tokenizer: Tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
     wanted = [string.encode() for string in strings if string]
     return tuple(i for i, piece in enumerate(tokenizer.pieces) if any(string in piece for string in wanted))
+
+
+def constraint(
+    tokenizer: Tokenizer,
+    end: int | None,
+    never: Set[int],
+    *,
+    choices: Sequence[str],
+    words: Sequence[str],
+    words_in_order: Sequence[str],
+    regex: str | None,
+    json_schema: Mapping[str, Any] | None,
+    grammar: str | None,
+) -> Constraint | None:
+    """What the text must be; None: anything.
+
+    Args:
+        choices: exactly one of these strings.
+        words, words_in_order: all of them somewhere in it, in any order or in this one.
+        regex: it matches this expression from its beginning to its end.
+        json_schema: a JSON document of this schema.
+        grammar: the rule `start` of a Lark grammar.
+
+    Raises:
+        ConfigError: two of them, one that no text of this vocabulary meets, or a model whose texts have no end.
+    """
+    asked: dict[str, Any] = {"choices": choices, "words": words, "words_in_order": words_in_order}
+    asked |= {"regex": regex, "json_schema": json_schema, "grammar": grammar}
+    given = [name for name, value in asked.items() if value]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} each say what the whole text is: leave out all but one")
+    if end is None:
+        raise ConfigError(f"{given[0]} needs a model whose texts have an end, and this one's have none")
+    pieces = [b"" if token in never else piece for token, piece in enumerate(tokenizer.pieces)]
+    first = " " if tokenizer.kind == "word" else ""  # every word brings its space; a text is shown without the first
+    if choices:
+        return Choices([first + choice for choice in choices], pieces, end)
+    if words or words_in_order:
+        return Words(words or words_in_order, pieces, end, ordered=bool(words_in_order))
+    if json_schema:
+        return JsonSchema(json_schema, pieces, end)
+    return Regex(f"{first}({regex})", pieces, end) if regex else Lark(grammar or "", pieces, end)
+
+
+# what `constraint` is asked for, unless told otherwise
+FREE: dict[str, Any] = {"choices": (), "words": (), "words_in_order": ()}
+FREE |= {"regex": None, "json_schema": None, "grammar": None}
 
 
 def steered(how: Decoding, words: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from textwright.run import GenerationConfig, TextRun
 from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
-from textwright.wishes import steered, steering, stop_strings, taken
+from textwright.wishes import FREE, constraint, steered, steering, stop_strings, taken
 
 ROWS = 64  # texts written at once
 
@@ -106,7 +106,8 @@ class TextModel:
             draft: a smaller run with the same tokenizer, which guesses; changes the speed, not the text.
             options: of the strategy (see docs/decoding.md), and of the text: `stop` and `avoid` (strings that end it,
                 without being part of it, and that never occur in it), `bias` (text -> logit), `breakers`, `exempt`,
-                `max_seconds`, `top_logprobs`.
+                `max_seconds`, `top_logprobs`, and at most one of `choices`, `words`, `words_in_order`, `regex`,
+                `json_schema`, `grammar`, which the whole text obeys (see `wishes.constraint`).
 
         Raises:
             ConfigError: an unknown option, one that the strategy does not use, or two that contradict each other.
@@ -228,6 +229,7 @@ class TextModel:
         """How to write, the texts to write, and their stop strings."""
         named, given = chosen(preset, self.tokenizer) if preset else ("sample", self.generation.sampling.dump())
         strategy = strategy or named
+        free = taken(options, FREE)
         words = taken(options, {"stop": (), "avoid": (), "bias": {}, "breakers": None, "exempt": ()})
         if draft is not None:
             self._check_tokenizer(draft, "a model and its draft")
@@ -256,6 +258,7 @@ class TextModel:
             min_new_tokens,
             stop_strings(self.tokenizer, stop, "stop", never),
             avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
+            constraint=constraint(self.tokenizer, self.generation.end, never, **free),
             steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
             top_logprobs=options.get("top_logprobs", 0),
             max_seconds=options.get("max_seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,26 @@ def test_a_bias_moves_the_text(run: Run, trained: dict[str, Path]) -> None:
     run("generate", trained["lstm"], "--bias", " =3").fails("a bias needs a text")
 
 
+def test_the_whole_text_is_what_was_asked_for(run: Run, trained: dict[str, Path], tmp_path: Path) -> None:
+    for family in FAMILIES:
+        asked = (trained[family], "--max-new-tokens", "12")
+        assert outputs(run, *asked, "--choice", "fox", "--choice", "friend")[0]["text"] in ("fox", "friend")
+        text = outputs(run, *asked, "--word", "fox", "--word", "dog", "--in-order")[0]["text"]
+        assert 0 <= text.index("fox") < text.index("dog")
+        assert outputs(run, *asked, "--regex", "(dog|fox)s? over", "--strategy", "beam")[0]["text"].endswith(" over")
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"enum": [[], [[]]]}', encoding="utf-8")
+    grammar.write_text('start: "a" start | "b"', encoding="utf-8")
+    lstm = (trained["lstm"], "--max-new-tokens", "9")
+    assert set(outputs(run, *lstm, "--grammar", grammar)[0]["text"]) <= {"a", "b"}
+    run("generate", *lstm, "--json-schema", schema).fails("JSON schema", "no complete text of this model's vocabulary")
+    run("generate", *lstm, "--json-schema", grammar).fails("is not JSON")
+    run("generate", *lstm, "--regex", "(").fails("regular expression", "unclosed group")
+    run("generate", *lstm, "--regex", "a", "--choice", "b").fails("leave out all but one")
+    run("generate", *lstm, "--choice", "a very long fox indeed").fails("has 22 tokens, 9 are allowed")
+    run("generate", *lstm, "--in-order").fails("add --word")
+
+
 def test_time_is_kept(run: Run, trained: dict[str, Path]) -> None:
     (text,) = outputs(run, trained["lstm"], "--max-seconds", "0.0001", "--max-new-tokens", "5000")
     assert text["finish_reason"] == "time"
@@ -192,10 +213,12 @@ def test_translations_obey_too(run: Run, spoken: Path) -> None:
     assert written("--prefix", "sixty").startswith("sixty")
     assert written("--prefix", "sixty", "--prefix-share", "0.999999").startswith("sixty")
     assert "two" not in written("--avoid", "two")
+    assert written("--choice", "sixty two", "--choice", "twenty four") in ("sixty two", "twenty four")
     assert written("--draft", str(spoken), "--strategy", "greedy") == written("--strategy", "greedy")
     assert written("--with", f"{spoken}=0.5") == written()
     assert len(written("--max-ratio", "1")) < len(written("--min-ratio", "4"))
     assert written("--guidance", "1", "--negative", "17") == written()
+    assert re.fullmatch("(one|two) hundred( [a-z]+)?", written("--regex", "(one|two) hundred( [a-z]+)?"))
     run("convert", spoken, "42", "--guidance", "2").fails("--negative TEXT")
     run("convert", spoken, "42", "--prefix-share", "0.5").fails("needs a prefix")
     run("convert", spoken, "42", "--set", "coverage=1", "--strategy", "greedy").fails("does not use coverage")

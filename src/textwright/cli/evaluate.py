@@ -1,4 +1,4 @@
-"""`textwright evaluate`: perplexities of a run on a text, or the metrics of its task on pairs."""
+"""`textwright evaluate`: perplexities of a run on a text, how its texts degenerate, or the metrics of its task."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Score what needs no model, too: copying, first sentence, neighbour.")
     ] = False,
+    degeneration: Annotated[
+        bool, typer.Option("--degeneration", help="How much its texts repeat themselves and the training text.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the texts that --degeneration draws (0).")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Measure a run: perplexities in float32 and constant memory, or scores with their signatures and intervals."""
@@ -38,6 +42,8 @@ def evaluate(
     from textwright.opening import load
     from textwright.writer import TextModel
 
+    if seed is not None and not degeneration:
+        raise ConfigError("--seed draws the texts of --degeneration, and nothing else is drawn: leave it out")
     model = load(run)
     if isinstance(model, TextModel):
         options: dict[str, Any] = {
@@ -50,8 +56,15 @@ def evaluate(
         options |= {"--baselines": baselines or None}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
-        _text(model, run, data, stride, json)
+        if degeneration:
+            _degeneration(model, run, data, stride, seed or 0, json)
+        else:
+            _text(model, run, data, stride, json)
         return
+    if degeneration:
+        raise ConfigError(
+            f"{run} was trained to {model.config.task}: --degeneration is for runs that go on writing a text"
+        )
     if stride is not None:
         raise ConfigError("--stride is for runs on a text: leave it out")
     chosen = read_test(model, run, data, pairs, fields)
@@ -80,6 +93,24 @@ def _text(model: TextModel, run: Path, data: str | None, stride: int | None, jso
         typer.echo(result.model_dump_json(indent=2))
     else:
         typer.echo(panel_table({name: result}).text())
+
+
+def _degeneration(model: TextModel, run: Path, data: str | None, stride: int | None, seed: int, json: bool) -> None:
+    import json as jsons
+
+    from textwright.degeneration_report import LENGTH, TEXTS, degeneration_report
+    from textwright.errors import ConfigError
+
+    if data is not None or stride is not None:
+        useless = "--data" if data is not None else "--stride"
+        raise ConfigError(f"--degeneration measures texts that the run writes itself: leave out {useless}")
+    report = degeneration_report(model, run, n=TEXTS, length=LENGTH, seed=seed)
+    if json:
+        typer.echo(jsons.dumps(report.dump(), ensure_ascii=False, indent=2))
+        return
+    typer.echo(report.table().text())
+    for line in [*report.notes, *report.advice]:
+        typer.echo(line)
 
 
 def read_test(

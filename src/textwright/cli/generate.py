@@ -58,6 +58,12 @@ def generate(
     bias: ways.Bias = None,
     set: ways.Set = None,
     lookup: ways.Lookup = False,
+    choice: ways.Choice = None,
+    word: ways.Word = None,
+    in_order: ways.InOrder = False,
+    regex: ways.Regex = None,
+    json_schema: ways.JsonSchema = None,
+    grammar: ways.Grammar = None,
     draft: ways.Draft = None,
     with_: ways.With = None,
     fuse: ways.Fuse = None,
@@ -80,6 +86,7 @@ def generate(
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     model = load(run)
     _notices(model, prompt)
+    options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, prompt, with_, fuse, guidance, negative, dola)
     if draft is not None:

@@ -44,6 +44,12 @@ def transform(
     avoid: ways.Avoid = None,
     bias: ways.Bias = None,
     set: ways.Set = None,
+    choice: ways.Choice = None,
+    word: ways.Word = None,
+    in_order: ways.InOrder = False,
+    regex: ways.Regex = None,
+    json_schema: ways.JsonSchema = None,
+    grammar: ways.Grammar = None,
     draft: ways.Draft = None,
     with_: ways.With = None,
     fuse: ways.Fuse = None,
@@ -68,6 +74,7 @@ def transform(
     named |= {"max_new_tokens": max_new_tokens, "max_ratio": max_ratio, "min_ratio": min_ratio}
     options = ways.options(set, avoid, bias, prefix=prefix, prefix_share=prefix_share, **named)
     options |= {"strategy": strategy, "preset": preset, "n_best": n_best, "replace_unknown": replace_unknown}
+    options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, with_, fuse, guidance, negative, dola)
     if draft is not None:

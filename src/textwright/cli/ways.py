@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,6 +66,21 @@ Lookup = Annotated[
         "--lookup", help="Guess from what the text said before: faster, the same text.", rich_help_panel=PANEL
     ),
 ]
+WHOLE = "What the whole text must be (one of these)"
+Choice = Annotated[list[str] | None, typer.Option(help="One of these strings; repeat for each.", rich_help_panel=WHOLE)]
+Word = Annotated[list[str] | None, typer.Option(help="Holds all of these; repeat for each.", rich_help_panel=WHOLE)]
+InOrder = Annotated[
+    bool, typer.Option("--in-order", help="Holds every --word after the one before.", rich_help_panel=WHOLE)
+]
+Regex = Annotated[
+    str | None, typer.Option(help="Matches a regular expression, from beginning to end.", rich_help_panel=WHOLE)
+]
+JsonSchema = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A JSON document of this schema.", rich_help_panel=WHOLE)
+]
+Grammar = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What a Lark grammar generates.", rich_help_panel=WHOLE)
+]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -119,6 +136,31 @@ def options(
     if bias:
         asked["bias"] = dict(weighted(assignment, "--bias", "word=2.5") for assignment in bias)
     return asked
+
+
+def demands(
+    choice: Sequence[str] | None,
+    word: Sequence[str] | None,
+    in_order: bool,
+    regex: str | None,
+    json_schema: Path | None,
+    grammar: Path | None,
+) -> dict[str, Any]:
+    """What the whole text must be, as `wishes.constraint` wants it."""
+    from textwright.errors import ConfigError
+
+    if in_order and not word:
+        raise ConfigError("--in-order is about words: add --word for each of them")
+    asked: dict[str, Any] = {"choices": tuple(choice or ()), "regex": regex}
+    asked["words_in_order" if in_order else "words"] = tuple(word or ())
+    if json_schema is not None:
+        try:
+            asked["json_schema"] = json.loads(json_schema.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{json_schema} is not JSON: {error}") from None
+    if grammar is not None:
+        asked["grammar"] = grammar.read_text(encoding="utf-8")
+    return {name: value for name, value in asked.items() if value}
 
 
 def weighted(assignment: str, option: str, example: str) -> tuple[str, float]:

@@ -230,6 +230,12 @@ def check_requests(model: LanguageModel, requests: Sequence[Request], order: Seq
     for request in requests:
         if request.sampling.no_repeat_source_ngram and request.source is None:
             raise ConfigError("no_repeat_source_ngram needs a model that reads a source: leave it out")
+        least = 0 if request.constraint is None else request.constraint.least
+        if least > request.max_new_tokens:
+            raise ConfigError(
+                f"the shortest text that was asked for has {least} tokens, {request.max_new_tokens} are allowed: "
+                f"--max-new-tokens {least + 1} or more"
+            )
         if request.top_logprobs > vocab:
             raise ConfigError(f"top_logprobs {request.top_logprobs} is more than the {vocab} tokens there are")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from textwright.decoding.constraints import Constraint
 from textwright.decoding.settings import Sampling
 from textwright.decoding.steering import PLAIN, Steering
 from textwright.decoding.stops import StopStrings
@@ -32,6 +33,7 @@ class Request:
         stop: strings that end the text; None: only the end token and the length do.
         source: token ids an encoder-decoder reads, at least one; None for models that go on from the prompt alone.
         avoid: strings that are never written, however they are cut into tokens; None: there are none.
+        constraint: what the text must be; None: anything.
         steering: tokens and sequences that are favoured, forbidden, forced or exempt.
         top_logprobs: how many likeliest tokens every event lists.
         max_seconds: the text ends after so long, counted from its admission; None: it may take its time.
@@ -45,6 +47,7 @@ class Request:
     stop: StopStrings | None = None
     source: tuple[int, ...] | None = None
     avoid: StopStrings | None = None
+    constraint: Constraint | None = None
     steering: Steering = PLAIN
     top_logprobs: int = 0
     max_seconds: float | None = None
@@ -85,6 +88,7 @@ class Rows(State):
         seed: (R,) int64.
         score: (R,) float64, the sum of log-probabilities of the written tokens.
         automaton: (R,) state of the stop strings; `avoided` (R,) of the strings to avoid.
+        constraint: (R,) number of the request's constraint, 0 for none; `allowed` (R,) state of its automaton.
         steering: (R,) number of the request's `Steering`; `steered` (R,) state of its automaton.
         surprise: (R,) float64, mirostat's μ in bits.
         limits: (R, 2) minimum and maximum of new tokens.
@@ -101,6 +105,8 @@ class Rows(State):
     score: Tensor
     automaton: Tensor
     avoided: Tensor
+    constraint: Tensor
+    allowed: Tensor
     steering: Tensor
     steered: Tensor
     surprise: Tensor
@@ -142,6 +148,8 @@ def begin_rows(requests: Sequence[Request], first: int, device: torch.device) ->
         score=torch.zeros(len(requests), dtype=torch.float64, device=device),
         automaton=torch.zeros_like(lengths),
         avoided=torch.zeros_like(lengths),
+        constraint=torch.zeros_like(lengths),
+        allowed=torch.zeros_like(lengths),
         steering=torch.zeros_like(lengths),
         steered=torch.zeros_like(lengths),
         # Mirostat begins at twice its target (Basu et al. 2021, alg. 1).

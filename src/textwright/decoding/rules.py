@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from textwright.decoding.constraints import Constraint
 from textwright.decoding.rows import BANNED, Processor, Request, Rows
 from textwright.decoding.steering import SteeringTables
 from textwright.decoding.stops import StopTables
@@ -20,6 +21,8 @@ class Rules:
     def __init__(self, vocab: int, device: torch.device) -> None:
         self.stops, self.avoided = StopTables(vocab, device), StopTables(vocab, device)
         self.steering = SteeringTables(vocab, device)
+        self.vocab = vocab
+        self.constraints: list[Constraint | None] = [None]
 
     def place(self, rows: Rows, requests: Sequence[Request]) -> Rows:
         """The rows of new requests with their automata at the start."""
@@ -31,6 +34,8 @@ class Rules:
             rows,
             automaton=column([self.stops.start(request.stop) for request in requests]),
             avoided=column([self.avoided.start(request.avoid) for request in requests]),
+            constraint=column([self._number(request.constraint) for request in requests]),
+            allowed=column([request.constraint.start if request.constraint else 0 for request in requests]),
             steering=column([self.steering.number(request.steering) for request in requests]),
             steered=column([self.steering.start(request.steering, request.prompt) for request in requests]),
         )
@@ -43,6 +48,7 @@ class Rules:
             # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
             automaton=torch.where(rows.written < rows.limits[:, 0], rows.automaton, moved),
             avoided=self.avoided.move(rows.avoided, tokens),
+            allowed=self._moved(rows, tokens) if len(self.constraints) > 1 else rows.allowed,
             steered=self.steering.moves[rows.steered, tokens],
         )
 
@@ -51,6 +57,8 @@ class Rules:
         wanted: list[Processor] = []
         if len(self.avoided):
             wanted.append(self._avoid)
+        if bool(rows.constraint.any()):
+            wanted.append(self._constrain)
         if bool(rows.steering.any()):
             if bool(self.steering.biases.any()):
                 wanted.append(self._bias)
@@ -59,6 +67,32 @@ class Rules:
             if self.steering.forced.shape[1]:
                 wanted.append(self._force)
         return wanted
+
+    def _number(self, constraint: Constraint | None) -> int:
+        if constraint not in self.constraints:
+            self.constraints.append(constraint)
+        return self.constraints.index(constraint)
+
+    def _moved(self, rows: Rows, tokens: Tensor) -> Tensor:
+        """States of the constraints after tokens (R,); of a hypothesis that has died, any."""
+        columns = (rows.constraint, rows.allowed, tokens, rows.limits[:, 1] - rows.written)
+        states = []
+        for number, state, token, left in zip(*(column.tolist() for column in columns), strict=True):
+            constraint = self.constraints[number]
+            possible = constraint is not None and bool(constraint.within(state, left)[token])
+            states.append(constraint.move(state, token) if constraint is not None and possible else state)
+        return torch.tensor(states, device=tokens.device)
+
+    def _constrain(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Forbid tokens after which the constraint could not be met within the limit."""
+        left = (rows.limits[:, 1] - rows.written).tolist()
+        columns = zip(rows.constraint.tolist(), rows.allowed.tolist(), left, strict=True)
+        masks = [self._mask(*column) for column in columns]
+        return logits.masked_fill(~torch.stack(masks).to(logits.device), BANNED)
+
+    def _mask(self, number: int, state: int, left: int) -> Tensor:
+        constraint = self.constraints[number]
+        return torch.ones(self.vocab, dtype=torch.bool) if constraint is None else constraint.within(state, left)
 
     def _avoid(self, logits: Tensor, rows: Rows) -> Tensor:
         """Forbid tokens that would complete a string to avoid."""
