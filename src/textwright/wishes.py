@@ -29,7 +29,7 @@ def stop_strings(tokenizer: Tokenizer, strings: Sequence[str], name: str, never:
     if not strings:
         return None
     if not all(strings):
-        raise ConfigError(f"a string of {name} must not be empty")
+        raise ConfigError(f"an empty {name} string: expected at least one character")
     for string in strings:
         if not _possible(StopStrings([_bare(tokenizer, string)], tokenizer.pieces), never):
             raise ConfigError(f"{name} {string!r} cannot occur: this model never writes all of its characters")

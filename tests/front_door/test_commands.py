@@ -32,7 +32,7 @@ def test_every_family_trains_evaluates_and_writes(run: Run, text: Path, tmp_path
     assert len(run("generate", out, "--max-new-tokens", "5", "--seed", "1").out) > 1
     checks = run("selftest", out)
     assert checks.code == 0, checks.out
-    assert checks.out.count("ok  ") == 9
+    assert checks.out.count("ok  ") == 15
 
 
 def test_evaluate_json_is_one_document_with_all_figures(run: Run, trained: dict[str, Path], text: Path) -> None:
