@@ -8,9 +8,8 @@ from typing import Any
 
 from textwright.decoding import Steering, StopStrings
 from textwright.decoding.constraints import Choices, Constraint, Words
-from textwright.decoding.grammars import JsonSchema, Lark, Regex
 from textwright.decoding.strategies import Decoding
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, MissingExtraError
 from textwright.text.tokenizers import Tokenizer
 
 BREAKERS = ("\n",)  # a new line may begin as earlier ones did
@@ -120,6 +119,7 @@ def constraint(
 
     Raises:
         ConfigError: two of them, one that no text of this vocabulary meets, or a model whose texts have no end.
+        MissingExtraError: llguidance is not installed, and one of the last three needs it.
     """
     asked: dict[str, Any] = {"choices": choices, "words": words, "words_in_order": words_in_order}
     asked |= {"regex": regex, "json_schema": json_schema, "grammar": grammar}
@@ -136,6 +136,10 @@ def constraint(
         return Choices([first + choice for choice in choices], pieces, end)
     if words or words_in_order:
         return Words(words or words_in_order, pieces, end, ordered=bool(words_in_order))
+    try:
+        from textwright.decoding.grammars import JsonSchema, Lark, Regex
+    except ModuleNotFoundError:
+        raise MissingExtraError(given[0], "grammars") from None
     if json_schema:
         return JsonSchema(json_schema, pieces, end)
     return Regex(f"{first}({regex})", pieces, end) if regex else Lark(grammar or "", pieces, end)
