@@ -160,7 +160,7 @@ def generation() -> list[dict[str, Any]]:
 def our_text(model: LanguageModel, rows: int, beams: int) -> Step:
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(0, 50_000, (rows, 32), generator=generator).tolist()
-    requests = [Request(tuple(prompt), Sampling(temperature=0.0), max_new_tokens=64) for prompt in prompts]
+    requests = [Request(tuple(prompt), Sampling(temperature=float(beams > 1)), max_new_tokens=64) for prompt in prompts]
     if beams > 1:
         return lambda: beam_search(model, requests, None, Beam(beams=beams))
     return lambda: collect(generate(model, requests, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -127,28 +128,26 @@ def linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kv_heads", [3, 1])
 @pytest.mark.parametrize("masked", ["causal", "padded", "both", "nothing"])
-def test_attention_is_scaled_dot_product_attention(masked: str, kv_heads: int) -> None:
+def test_attention_is_scaled_dot_product_attention(masked: str, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward, with a causal mask, with padded keys, with both."""
     torch.manual_seed(0)
-    q = torch.randn(2, 9, 3, 8, dtype=torch.float64, requires_grad=True)
-    k, v = (torch.randn(2, 9, kv_heads, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    q = torch.randn(2, 3, 9, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, kv_heads, 9, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     padding = hidden_after(torch.tensor([9, 4]), 9).double() if masked in ("padded", "both") else None
     causal = masked in ("causal", "both")
     got = attend(q, k, v, padding, Dropout(0.0), causal=causal)
     seen = torch.ones(9, 9, dtype=torch.bool).tril() if causal else torch.ones(9, 9, dtype=torch.bool)
     seen = seen & (True if padding is None else padding == 0)
-    want = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v)), seen, enable_gqa=True)
-    want = want.transpose(1, 2).flatten(2)
+    want = F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True).transpose(1, 2).flatten(2)
     torch.testing.assert_close(got, want)
     for a, b in zip(*(torch.autograd.grad(y.sin().sum(), (q, k, v)) for y in (got, want)), strict=True):
         torch.testing.assert_close(a, b)
-    if padding is not None or not causal:
-        mask = None if padding is None else (padding == 0 if not causal else seen)
-        fused = attend(q, k, v, mask, Dropout(0.0))
-        torch.testing.assert_close(fused, want)
-        looked = weights(q, k, None if mask is None else torch.where(mask, 0.0, float("-inf")))
-        mean = (looked.double() @ v.transpose(1, 2).repeat_interleave(3 // kv_heads, 1)).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(mean, want, rtol=1e-5, atol=1e-6)
+    mask = torch.where(seen, 0.0, float("-inf")).double()
+    monkeypatch.setattr(sys.modules[attend.__module__], "SHORT", 0)
+    torch.testing.assert_close(attend(q, k, v, padding, Dropout(0.0), causal=causal), want)  # the fused kernel
+    torch.testing.assert_close(attend(q[:, :, 4:5], k, v, mask[..., 4:5, :], Dropout(0.0)), want[:, 4:5])
+    mean = weights(q, k, mask).double() @ v.repeat_interleave(3 // kv_heads, 1)
+    torch.testing.assert_close(mean.transpose(1, 2).flatten(2), want, rtol=1e-5, atol=1e-6)
 
 
 def test_relative_positions_are_those_of_t5() -> None:

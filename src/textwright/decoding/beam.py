@@ -16,6 +16,7 @@ from torch import Tensor
 
 from textwright.config import Config
 from textwright.decoding.engine import Result, check_requests, check_window, checked, finished, read, refuse, write
+from textwright.decoding.largest import largest
 from textwright.decoding.processors import ORDER, active
 from textwright.decoding.rows import Request, Rows, begin_rows
 from textwright.decoding.rules import Rules
@@ -25,7 +26,6 @@ from textwright.models.state import State
 from textwright.noise import mix, uniform
 
 NEVER = float("-inf")
-BLOCK = 64  # values of which the maximum is found first
 LUCK = 0x4C75636B  # a drawn beam's noise is not the noise tokens are drawn with
 
 
@@ -181,7 +181,7 @@ class _Search:
     ) -> None:
         self.model, self.end, self.beam = model, end, beam
         self.pools = [Pool(beam, request.max_new_tokens) for request in requests]
-        self.vocab = model.head.weight.shape[0]
+        self.vocab = model.head.out_features
         self.rules = Rules(self.vocab, model.device)
         self.owners = torch.arange(len(requests), device=model.device).repeat_interleave(beam.beams)
         rows = self.rules.place(begin_rows(requests, 0, model.device), requests).select(self.owners)
@@ -378,20 +378,3 @@ def _hashed(rows: Rows) -> Tensor:
     for column in range(int(rows.prompts.min()), int(rows.lengths.max())):
         value = torch.where(written[:, column], mix(value + rows.tokens[:, column] + 1), value)
     return value
-
-
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`values.topk(count)` of (rows, n), several times faster on a CPU for long rows.
-
-    The largest values lie in the blocks whose maxima are the largest: the others are looked at once, for their maximum.
-    """
-    rows, width = values.shape
-    blocks = width // BLOCK
-    if blocks <= 2 * count:
-        return values.topk(count, -1)
-    chosen = values[:, : blocks * BLOCK].view(rows, blocks, BLOCK).amax(-1).topk(count, -1).indices
-    inside = torch.arange(BLOCK, device=values.device)
-    rest = torch.arange(blocks * BLOCK, width, device=values.device).expand(rows, -1)
-    columns = torch.cat([(chosen[:, :, None] * BLOCK + inside).flatten(1), rest], 1)
-    best, places = values.gather(1, columns).topk(count, -1)
-    return best, columns.gather(1, places)

@@ -80,7 +80,7 @@ class Ensemble(Wrapped):
     ) -> None:
         super().__init__(models)
         weights = weights or [1 / len(models)] * len(models)
-        sizes = {model.head.weight.shape[0] for model in models}
+        sizes = {model.head.out_features for model in models}
         if len(sizes) > 1:
             raise ConfigError(f"models that vote need one vocabulary, got {', '.join(map(str, sorted(sizes)))} tokens")
         if len(weights) != len(models):

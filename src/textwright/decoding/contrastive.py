@@ -62,7 +62,7 @@ def contrastive_search(
     check_requests(model, requests, order)
     check_window(model, requests, "contrastive search")
     refuse(requests, "contrastive search", ("top_logprobs", "max_seconds", "mirostat", "xtc_probability"))
-    rules = Rules(model.head.weight.shape[0], model.device)
+    rules = Rules(model.head.out_features, model.device)
     rows = rules.place(begin_rows(requests, 0, model.device), requests)
     processors = active(rows, rules, end, banned, order)
     tokens, lengths = padded([request.prompt for request in requests], model.device)

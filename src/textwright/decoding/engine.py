@@ -25,11 +25,13 @@ from textwright.decoding.sampling import choose_token
 from textwright.decoding.truncation import next_surprise
 from textwright.errors import ConfigError, TextwrightError
 from textwright.models.base import LanguageModel, Source
+from textwright.models.damage import damaged
 from textwright.models.state import State
 
 ROOM = 64  # tokens by which the texts of a batch grow
 UNIT = 64  # the longest unit whose repetition is noticed
 LEAST = 16  # tokens that a loop has at least
+BROKEN = "the model gave a logit that is not a finite number"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Engine:
         self.end = end
         self.banned = banned
         self.order = order
-        self.rules = Rules(model.head.weight.shape[0], model.device)
+        self.rules = Rules(model.head.out_features, model.device)
         self._admitted = 0
         self._running: Running | None = None
         self._processors: list[Processor] = []
@@ -110,6 +112,8 @@ class Engine:
         if self._running is None:
             return []
         tokens, logprobs = choose_token(self._running.logits, self._running.rows, self._processors)
+        if bool(logprobs.isnan().any()):  # as they are if any logit is not a number
+            raise damage(self.model, *text_of(self._running.rows, int(logprobs.isnan().nonzero()[0])))
         rows = write(self._running.rows, tokens, logprobs, self.rules)
         reasons = self._late(rows, finished(rows, tokens, self.end, self.rules))
         tops = self._likeliest(self._running)
@@ -159,9 +163,9 @@ class Engine:
         output = self.model(newest, None if slid is None else (~slid).long(), running.memory)
         logits = output.logits[:, 0].float()
         if slid is None:
-            return Running(replace(rows, held=rows.held + 1), output.after, checked(logits))
+            return Running(replace(rows, held=rows.held + 1), output.after, logits)
         logits = torch.where(slid[:, None], running.logits, logits)
-        return Running(replace(rows, held=rows.held + (~slid).long()), output.after, checked(logits))
+        return Running(replace(rows, held=rows.held + (~slid).long()), output.after, logits)
 
     def _slide(self, running: Running) -> tuple[Running, Tensor | None]:
         """Where a row has filled the window, read the last half of its text again into a fresh state.
@@ -196,9 +200,12 @@ def read(
     given = [source for source in sources if source is not None]
     if given and len(given) < len(sources):
         raise ValueError("either every request has a source or none has")
-    state = model.begin(len(prompts), Source(*padded(given, model.device)) if given else None)
-    output = model(tokens, lengths, state, last_only=True)
-    return checked(output.logits[:, 0].float()), output.after
+    source = Source(*padded(given, model.device)) if given else None
+    output = model(tokens, lengths, model.begin(len(prompts), source), last_only=True)
+    logits = output.logits[:, 0].float()
+    if not _finite(logits):
+        raise damage(model, tokens, source)
+    return logits, output.after
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -220,7 +227,7 @@ def check_window(model: LanguageModel, requests: Sequence[Request], who: str) ->
 
 def check_requests(model: LanguageModel, requests: Sequence[Request], order: Sequence[str]) -> None:
     """Raise ConfigError for settings that this model or this order cannot serve."""
-    vocab = model.head.weight.shape[0]
+    vocab = model.head.out_features
     for sampling in {request.sampling for request in requests}:
         check_order(order, sampling.asked())
         if sampling.top_k > vocab:
@@ -257,16 +264,18 @@ def write(rows: Rows, tokens: Tensor, logprobs: Tensor, rules: Rules) -> Rows:
         tokens=texts.scatter(1, rows.lengths[:, None], tokens[:, None]),
         lengths=rows.lengths + 1,
         score=rows.score + logprobs,
-        surprise=next_surprise(rows, logprobs),
+        surprise=next_surprise(rows, logprobs) if rules.surprises else rows.surprise,
     )
 
 
 def finished(rows: Rows, tokens: Tensor, end: int | None, rules: Rules) -> list[str | None]:
     """Why each row ends after the token it was just given, or None."""
     reasons = torch.zeros_like(tokens)
-    reasons[looping(rows)] = 4
+    if rules.loops:
+        reasons[looping(rows)] = 4
     reasons[rows.written >= rows.limits[:, 1]] = 3
-    reasons[rules.stops.accepted(rows.automaton)] = 2
+    if len(rules.stops):
+        reasons[rules.stops.accepted(rows.automaton)] = 2
     if end is not None:
         reasons[tokens == end] = 1
     return [(None, "end", "stop", "length", "loop")[reason] for reason in reasons.tolist()]
@@ -293,13 +302,27 @@ def looping(rows: Rows) -> Tensor:
 
 def checked(logits: Tensor) -> Tensor:
     """The logits, if they are finite."""
-    # What is not finite makes the sum so, and a sum is one pass; finite numbers may overflow it, so then each is seen.
-    if not bool(logits.sum().isfinite()) and not bool(logits.isfinite().all()):
-        raise TextwrightError(
-            "the model gave a logit that is not a finite number: its weights are damaged or were trained to overflow; "
-            "`textwright selftest RUN` names the layer"
-        )
+    if not _finite(logits):
+        raise TextwrightError(f"{BROKEN}; `textwright selftest RUN` names the layer")
     return logits
+
+
+def damage(model: LanguageModel, tokens: Tensor, source: Source | None) -> TextwrightError:
+    """The error for logits that are not finite, the layer named."""
+    return TextwrightError(f"{BROKEN}: {damaged(model, tokens, source)}")
+
+
+def text_of(rows: Rows, row: int) -> tuple[Tensor, Source | None]:
+    """The tokens (1, time) that the model has read of one row, and its source."""
+    end, source = int(rows.lengths[row]), rows.source[row : row + 1]
+    lengths = rows.source_lengths[row : row + 1]
+    read = rows.tokens[row : row + 1, end - int(rows.held[row]) : end]
+    return read, Source(source[:, : int(lengths)], lengths) if int(lengths) else None
+
+
+def _finite(logits: Tensor) -> bool:
+    # What is not finite makes the sum so, and a sum is one pass; finite numbers may overflow it, so then each is seen.
+    return bool(logits.sum().isfinite()) or bool(logits.isfinite().all())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Rules:
         self.steering = SteeringTables(vocab, device)
         self.vocab = vocab
         self.constraints: list[Constraint | None] = [None]
+        self.loops = self.surprises = False  # whether any row is watched for loops, or drawn by mirostat
 
     def place(self, rows: Rows, requests: Sequence[Request]) -> Rows:
         """The rows of new requests with their automata at the start."""
@@ -30,6 +31,8 @@ class Rules:
         def column(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=rows.lengths.device)
 
+        self.loops |= any(request.sampling.loop_limit for request in requests)
+        self.surprises |= any(request.sampling.mirostat for request in requests)
         return replace(
             rows,
             automaton=column([self.stops.start(request.stop) for request in requests]),
@@ -42,15 +45,18 @@ class Rules:
 
     def move(self, rows: Rows, tokens: Tensor) -> Rows:
         """The rows with their automata after one more token (R,)."""
-        moved = self.stops.move(rows.automaton, tokens)
-        return replace(
-            rows,
+        moved: dict[str, Tensor] = {}
+        if len(self.stops):
             # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
-            automaton=torch.where(rows.written < rows.limits[:, 0], rows.automaton, moved),
-            avoided=self.avoided.move(rows.avoided, tokens),
-            allowed=self._moved(rows, tokens) if len(self.constraints) > 1 else rows.allowed,
-            steered=self.steering.moves[rows.steered, tokens],
-        )
+            after = self.stops.move(rows.automaton, tokens)
+            moved["automaton"] = torch.where(rows.written < rows.limits[:, 0], rows.automaton, after)
+        if len(self.avoided):
+            moved["avoided"] = self.avoided.move(rows.avoided, tokens)
+        if len(self.constraints) > 1:
+            moved["allowed"] = self._moved(rows, tokens)
+        if len(self.steering.moves) > 1:
+            moved["steered"] = self.steering.moves[rows.steered, tokens]
+        return replace(rows, **moved) if moved else rows
 
     def processors(self, rows: Rows) -> list[Processor]:
         """What the wishes of these rows need."""

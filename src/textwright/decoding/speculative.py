@@ -156,7 +156,7 @@ class Speculation:
         check_window(model, requests, "speculative decoding")
         refuse(requests, "speculative decoding", ("top_logprobs", "max_seconds"))
         self.model, self.end, self.drafter = model, end, drafter
-        self.rules = Rules(model.head.weight.shape[0], model.device)
+        self.rules = Rules(model.head.out_features, model.device)
         self.rows = self.rules.place(begin_rows(requests, 0, model.device), requests)
         self.processors = active(self.rows, self.rules, end, banned, order)
         self.rounds = 0

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from textwright.decoding.largest import largest
 from textwright.decoding.rows import BANNED, Rows
 from textwright.noise import mix, uniform
 
-NUCLEUS = 256  # tokens that nearly always hold the mass top_p asks for
+HEADS = (128, 2048)  # so many tokens are tried for the mass top_p asks for, before all are sorted
 XTC = 0x587463  # XTC's noise must not be the noise the token is drawn with
 ZIPF = 100  # of the likeliest tokens, from which mirostat 1 estimates the exponent
 
@@ -37,7 +38,7 @@ def top_k(logits: Tensor, rows: Rows) -> Tensor:
     k = rows.setting("top_k").long()
     k = torch.where(k > 0, k, logits.shape[1]).clamp(max=logits.shape[1])
     limited = torch.where(k < logits.shape[1], k, 1)
-    best = logits.topk(int(limited.max()), -1).values
+    best, _ = largest(logits, int(limited.max()))
     smallest = torch.where(k < logits.shape[1], best.gather(1, limited - 1), BANNED)
     return logits.masked_fill(logits < smallest, BANNED)
 
@@ -45,8 +46,10 @@ def top_k(logits: Tensor, rows: Rows) -> Tensor:
 def top_p(logits: Tensor, rows: Rows) -> Tensor:
     """Keep the fewest tokens, most likely first, whose probabilities sum to at least p (Holtzman et al. 2020)."""
     p = rows.setting("top_p")
-    ordered, order = _head(logits, p)
-    probability = (ordered.double() - logits.double().logsumexp(-1, keepdim=True)).exp()
+    # Relative to the likeliest token and in double precision where it counts: equal ones stay exactly equal.
+    weight = (logits - logits.amax(-1, keepdim=True)).exp()
+    order = _head(logits, weight, p)
+    probability = weight.gather(1, order).double() / weight.sum(-1, keepdim=True, dtype=torch.float64)
     before = probability.cumsum(-1) - probability  # mass of the tokens in front: the first is always kept
     dropped = (before >= p) & (p < 1)
     # What is not among the likeliest lies behind all of them.
@@ -54,16 +57,20 @@ def top_p(logits: Tensor, rows: Rows) -> Tensor:
     return logits.masked_fill(rest.scatter(1, order, dropped), BANNED)
 
 
-def _head(logits: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+def _head(logits: Tensor, weight: Tensor, p: Tensor) -> Tensor:
     """The likeliest tokens in order, ties by number: some that hold the mass p before the last of them, or all."""
-    if logits.shape[1] > 2 * NUCLEUS:
-        places = logits.topk(NUCLEUS, -1).indices.sort(-1).values
+    wanted = p * weight.sum(-1, keepdim=True, dtype=torch.float64)
+    for count in HEADS:
+        if logits.shape[1] <= 2 * count:
+            break
+        places = largest(logits, count)[1].sort(-1).values
         ordered, order = logits.gather(1, places).sort(dim=-1, descending=True, stable=True)
-        mass = (ordered[:, :-1].double() - logits.double().logsumexp(-1, keepdim=True)).exp().sum(-1, keepdim=True)
+        order = places.gather(1, order)
+        mass = weight.gather(1, order[:, :-1]).sum(-1, keepdim=True, dtype=torch.float64)
         # The last one is dropped and smaller than the others, so what is outside ties with none that is kept.
-        if bool(((p >= 1) | ((mass >= p) & (ordered[:, -1:] < ordered[:, -2:-1]))).all()):
-            return ordered, places.gather(1, order)
-    return logits.sort(dim=-1, descending=True, stable=True)
+        if bool(((p >= 1) | ((mass >= wanted) & (ordered[:, -1:] < ordered[:, -2:-1]))).all()):
+            return order
+    return logits.sort(dim=-1, descending=True, stable=True).indices
 
 
 def min_p(logits: Tensor, rows: Rows) -> Tensor:

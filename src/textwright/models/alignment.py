@@ -98,7 +98,7 @@ class MultiHead(Alignment):
         self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, seen: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         looked = weights(self.cross.query(query), keys, mask[:, None])  # (R, H, T, S)
-        heads = looked.to(values.dtype) @ values.transpose(1, 2)
+        heads = looked.to(values.dtype) @ values
         context: Tensor = self.cross.out(heads.transpose(1, 2).flatten(2))
         return context, looked.mean(1)
 

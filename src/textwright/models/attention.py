@@ -20,54 +20,55 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropou
     """softmax(QKᵀ / √D + mask) V: Vaswani et al. 2017, eq. 1; heads share keys in groups (Ainslie et al. 2023).
 
     Args:
-        q: (R, T, H, D).
-        k, v: (R, S, G, D).
-        mask: broadcast to (R, H, T, S): True where a query may look, or numbers to add, -inf where it may not.
+        q: (R, H, T, D).
+        k, v: (R, G, S, D).
+        mask: broadcast to (R, H, T, S): numbers to add, -inf where a query may not look.
         causal: a query sees the slots up to its own number only; S = T. What training takes.
 
     Returns:
         (R, T, H · D).
     """
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    groups = q.shape[1] // k.shape[1]
-    # A single query is best served by the fused kernel; so is a mask of True and False, which only decoding has.
-    plain = q.device.type == "cpu" and k.shape[2] <= SHORT and (mask is None or mask.dtype != torch.bool)
-    if plain and q.shape[2] > 1:
-        if groups > 1:
-            k, v = (part.repeat_interleave(groups, 1) for part in (k, v))
+    # A single query has few scores however long the text is. For one query of one row all ways take the same time, and
+    # the fused kernel the fewest calls.
+    rows, _, time, _ = q.shape
+    short = k.shape[2] <= SHORT if time > 1 else rows > 1 or q.dtype != torch.float32
+    if q.device.type == "cpu" and short:
         y = short_attention(q, k, v, _added(q, mask, causal), dropout)
     else:
         rate = dropout.dropped / 256 if dropout.training else 0.0
         if causal and mask is not None:
             mask, causal = _added(q, mask, causal), False
-        if mask is not None and mask.dtype != torch.bool:
+        if mask is not None:
             mask = mask.to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=causal, enable_gqa=groups > 1)
+        grouped = q.shape[1] > k.shape[1]
+        y = F.scaled_dot_product_attention(q, k, v, mask, rate, is_causal=causal, enable_gqa=grouped)
     return y.transpose(1, 2).flatten(2)
 
 
 def short_attention(q: Tensor, k: Tensor, v: Tensor, added: Tensor | None, dropout: Dropout) -> Tensor:
-    """Attention by plain matrix products: q (R, H, T, D), k and v (R, H, S, D) -> (R, H, T, D).
+    """Attention by plain matrix products: q (R, H, T, D), k and v (R, G, S, D) -> (R, H, T, D).
 
     On a CPU and up to a few hundred tokens this is two to three times faster, backward included, than the fused kernel,
-    whose backward is slow there; beyond, the (T, S) scores cost more memory than they save time.
+    whose backward is slow there, and up to ten times for the single queries of many rows; beyond, the (T, S) scores
+    cost more memory than they save time. The heads that share keys are further queries on them.
     """
     rows, heads, time, width = q.shape
-    q, k, v = (part.reshape(rows * heads, part.shape[2], width) for part in (q, k, v))
+    groups, slots = k.shape[1:3]
+    q = q.reshape(rows * groups, heads // groups * time, width)
+    k, v = (part.reshape(rows * groups, slots, width) for part in (k, v))
     scale = 1 / math.sqrt(width)
     if added is None:
-        scores = (q * scale) @ k.mT
+        scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.mT, beta=0, alpha=scale)  # the first one is not read
     else:
-        if added.ndim > 2:
-            added = added.expand(rows, heads, time, -1).flatten(0, 1)
+        if added.ndim > 2 or heads > groups:
+            added = added.expand(rows, heads, time, slots).reshape(rows * groups, -1, slots)
         scores = torch.baddbmm(added.to(q.dtype), q, k.mT, alpha=scale)
     y: Tensor = dropout(scores.softmax(-1)) @ v
     return y.view(rows, heads, time, width)
 
 
 def weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """Where queries (R, T, H, D) look among keys (R, S, G, D): (R, H, T, S), each summing to 1."""
-    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    """Where queries (R, H, T, D) look among keys (R, G, S, D): (R, H, T, S), each summing to 1."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
     scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
     return (scores if mask is None else scores + mask).softmax(-1)
@@ -98,13 +99,13 @@ class SelfAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (R, T, W) -> queries (R, T, H, D), keys and values (R, T, G, D); queries and keys are rotated."""
+        """x (R, T, W) -> queries (R, H, T, D), keys and values (R, G, T, D); queries and keys are rotated."""
         turned = self.heads + self.kv_heads
         qk, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((turned, self.kv_heads), -2)
         if rotation is not None:
             qk = rotate(qk, rotation)
         q, k = qk.split((self.heads, self.kv_heads), -2)
-        return q, k, v
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
         """As the function, then the output projection: (R, T, W)."""
@@ -124,13 +125,13 @@ class CrossAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory (R, S, W) -> keys and values (R, S, G, D)."""
+        """memory (R, S, W) -> keys and values (R, G, S, D), each in one piece: they are looked at again and again."""
         k, v = self.kv(memory).unflatten(-1, (-1, self.head_width)).chunk(2, -2)
-        return k, v
+        return k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
 
     def query(self, x: Tensor) -> Tensor:
-        """x (R, T, W) -> (R, T, H, D)."""
-        q: Tensor = self.q(x).unflatten(-1, (-1, self.head_width))
+        """x (R, T, W) -> (R, H, T, D)."""
+        q: Tensor = self.q(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
         return q
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

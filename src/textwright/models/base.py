@@ -171,7 +171,7 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        return next(self.parameters()).device
 
     def count_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""

@@ -118,20 +118,30 @@ class View:
 
 @dataclass
 class Cache:
-    """One layer's keys and values (R, S, G, D), and where the new tokens go."""
+    """One layer's keys and values (R, G, S, D), and where the new tokens go: rows of one length all to the same slots,
+    which is a plain copy."""
 
     keys: Tensor
     values: Tensor
-    at: tuple[Tensor, Tensor]  # row (R, 1) and slot (R, T) of each new token
+    positions: Tensor  # (R, T)
+    first: int | None  # of the new slots; None where the rows differ
+    used: int  # slots that any row needs
 
     def write(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = k.to(self.keys.dtype), v.to(self.values.dtype)
+        """New keys and values (R, G, T, D) -> all that are in use (R, G, S, D)."""
+        self.keys, self.values = self._put(self.keys, k), self._put(self.values, v)
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+    def _put(self, cache: Tensor, new: Tensor) -> Tensor:
         if torch.is_grad_enabled():  # the backward pass needs every version of the buffer
-            self.keys, self.values = self.keys.index_put(self.at, k), self.values.index_put(self.at, v)
+            cache = cache.clone()
+        # In place: the buffer is a log that a state only points into. This is why a state is spent by its use.
+        if self.first is not None:
+            cache[:, :, self.first : self.used] = new
         else:
-            # In place: the buffer is a log that a state only points into. This is why a state is spent by its use.
-            self.keys[self.at], self.values[self.at] = k, v
-        return self.keys, self.values
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            cache[rows, :, self.positions] = new.transpose(1, 2).to(cache.dtype)
+        return cache
 
 
 def look_around(attention: SelfAttention, x: Tensor, view: View, cache: Cache | None) -> Tensor:
@@ -146,18 +156,22 @@ def open_caches(
     keys: tuple[Tensor, ...], values: tuple[Tensor, ...], positions: Tensor, position: Position
 ) -> tuple[list[Cache], View]:
     """Caches that can take tokens at positions (R, T), and what attention needs to know of those."""
-    slots = int(positions.max()) + 1 if positions.numel() else 0
-    keys, values = _grown(keys, slots), _grown(values, slots)
-    rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
-    count = keys[0].shape[1]
-    seen = (torch.arange(count, device=positions.device) <= positions[..., None])[:, None]  # (R, 1, T, S)
-    bias = position.bias(positions, count)
-    mask = seen if bias is None else bias.masked_fill(~seen, float("-inf"))
-    caches = [Cache(*pair, (rows, positions)) for pair in zip(keys, values, strict=True)]
+    time = positions.shape[1]
+    low, high = positions[:, 0].aminmax() if positions.numel() else (0, -1)
+    used = int(high) + time if positions.numel() else 0
+    equal = int(low) + time == used
+    keys, values = _grown(keys, used), _grown(values, used)
+    caches = [Cache(*pair, positions, used - time if equal else None, used) for pair in zip(keys, values, strict=True)]
+    mask = position.bias(positions, used)
+    if not (equal and time == 1):  # else every slot is seen
+        places = positions[:1] if equal else positions
+        hidden = (torch.arange(used, device=positions.device) > places[..., None])[:, None]  # (R or 1, 1, T, S)
+        nothing = torch.zeros(hidden.shape, device=positions.device) if mask is None else mask
+        mask = nothing.masked_fill(hidden, float("-inf"))
     return caches, View(position.rotation(positions), mask, causal=False)
 
 
 def _grown(caches: tuple[Tensor, ...], slots: int) -> tuple[Tensor, ...]:
-    have = caches[0].shape[1]
+    have = caches[0].shape[2]
     missing = -(-max(slots - have, have // 4) // GROWTH) * GROWTH
-    return caches if slots <= have else tuple(F.pad(cache, (0, 0, 0, 0, 0, missing)) for cache in caches)
+    return caches if slots <= have else tuple(F.pad(cache, (0, 0, 0, missing)) for cache in caches)

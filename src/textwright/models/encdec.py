@@ -88,7 +88,7 @@ class DecoderBlock(ResidualBlock):
         return self.add(x, self.norm1, lambda y: look_around(self.attention, y, view, cache))
 
     def forward(self, x: Tensor, memory: Memory, layer: int, mask: Tensor) -> Tensor:
-        """The rest, after `past`: over the keys and values of this layer (N, S, G, D), rows in groups."""
+        """The rest, after `past`: over the keys and values of this layer (N, G, S, D), rows in groups."""
         k, v = memory.read[2 * layer : 2 * layer + 2]
         x = self.add(x, self.norm2, lambda y: memory.unfold(self.cross(memory.fold(y), k, v, mask)))
         return self.add(x, self.norm3, self.feed_forward)
@@ -140,8 +140,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> EncoderDecoderState:
         memory = self.read(self.check_source(source))
         kv_heads = self.config.kv_heads or self.config.heads
-        shape = (rows, capacity or 0, kv_heads, self.config.width // self.config.heads)
-        keys, values = (tuple(self.head.weight.new_zeros(shape) for _ in self.blocks) for _ in range(2))
+        shape = (rows, kv_heads, capacity or 0, self.config.width // self.config.heads)
+        keys, values = (tuple(self.embed.weight.new_zeros(shape) for _ in self.blocks) for _ in range(2))
         return EncoderDecoderState(keys, values, torch.zeros(rows, dtype=torch.long, device=self.device), memory)
 
     def read(self, source: Source) -> Memory:

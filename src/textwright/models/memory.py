@@ -24,7 +24,7 @@ class Memory(State):
     """What was read, and which row looks at what.
 
     Attributes:
-        read: whatever the family keeps of a source, each (N, S, …).
+        read: whatever the family keeps of a source, each (N, …); what grows with the source is padded with zeros.
         lengths: (N,) places of each source.
         ids: (N, S) its tokens.
         owner: (R,) number of each row's source. Of the leaves this one alone has a row a row.

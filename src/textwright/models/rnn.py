@@ -20,7 +20,9 @@ write it the other way round; and they apply the reset gate to h_{t-1} before th
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -104,8 +106,8 @@ class RecurrentLM(LanguageModel):
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> RecurrentState:
         refuse_source(self, source)
-        zero = self.head.weight.new_zeros(rows, self.config.layers, self.config.width)
-        return RecurrentState(zero, (zero.clone(),) if isinstance(self.cells[0], nn.LSTM) else ())
+        zero = self.embed.weight.new_zeros(rows, self.config.layers, self.config.width)
+        return RecurrentState(zero, (zero.clone(),) if isinstance(self.config, LSTMConfig) else ())
 
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
@@ -126,6 +128,14 @@ class RecurrentLM(LanguageModel):
         return Hidden(x), RecurrentState(hidden, tuple(cell_state))
 
 
+class Stepped(nn.Module):
+    """A recurrent layer that goes one step at a time."""
+
+    @abstractmethod
+    def step(self, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """An input (rows, width) and what the layer remembers, each (rows, width) -> what it remembers then."""
+
+
 def run(
     cell: nn.Module, x: Tensor, lengths: Tensor | None, memory: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -137,8 +147,13 @@ def run(
         memory: what the layer remembers, each (rows, width); None: zeros.
 
     Returns:
-        outputs (rows, time, width), zero after a row's length, and the memory after each row's last real step.
+        outputs (rows, time, width), anything after a row's length, and the memory after each row's last real step.
     """
+    if isinstance(cell, Stepped):
+        return _walk(cell.step, x, lengths, memory)
+    assert isinstance(cell, nn.RNNBase)
+    if x.shape[1] == 1 and memory is not None and x.device.type == "cpu" and not torch.is_grad_enabled():
+        return _walk(partial(step, cell), x, lengths, memory)
     start = None if memory is None else [leaf.to(x.dtype).unsqueeze(0).contiguous() for leaf in memory]
     given = start if start is None or isinstance(cell, nn.LSTM) else start[0]
     if lengths is None or bool((lengths == x.shape[1]).all()):
@@ -151,6 +166,37 @@ def run(
     if memory is not None:
         after = tuple(keep(lengths, new, old.to(new.dtype)) for new, old in zip(after, memory, strict=True))
     return out, after
+
+
+def step(cell: nn.RNNBase, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One step of a layer, as `Stepped.step`: two products and the gates. On a CPU the kernel for whole texts arranges
+    its weights anew in every call, which costs five to ten times more than a step."""
+    weights = [cell.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    memory = tuple(leaf.to(x.dtype) for leaf in memory)
+    if isinstance(cell, nn.LSTM):
+        return torch.lstm_cell(x, memory, *weights)
+    if isinstance(cell, nn.GRU):
+        return (torch.gru_cell(x, memory[0], *weights),)
+    kernel = torch.rnn_relu_cell if cell.mode == "RNN_RELU" else torch.rnn_tanh_cell
+    return (kernel(x, memory[0], *weights),)
+
+
+def _walk(
+    move: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]],
+    x: Tensor,
+    lengths: Tensor | None,
+    memory: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `run`, one step after the other."""
+    assert memory is not None, "a layer that goes by steps begins with a state"
+    outputs = []
+    for time in range(x.shape[1]):
+        new = move(x[:, time], memory)
+        outputs.append(new[0])
+        if lengths is not None:
+            new = tuple(keep(lengths - time, leaf, old.to(leaf.dtype)) for leaf, old in zip(new, memory, strict=True))
+        memory = new
+    return torch.stack(outputs, 1), memory
 
 
 def _rows_first(final: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -23,7 +23,7 @@ from textwright.models.state import State
 
 @dataclass(frozen=True)
 class KeyValueState(State):
-    """keys and values per layer (R, S, G, D), slot number == position, and lengths (R,), the slots in use.
+    """keys and values per layer (R, G, S, D), slot number == position, and lengths (R,), the slots in use.
 
     Slots at or after a row's length hold anything; they are masked until they are written.
     """
@@ -89,8 +89,8 @@ class TransformerLM(LanguageModel):
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> KeyValueState:
         refuse_source(self, source)
         kv_heads = self.config.kv_heads or self.config.heads
-        shape = (rows, capacity or 0, kv_heads, self.config.width // self.config.heads)
-        keys, values = (tuple(self.head.weight.new_zeros(shape) for _ in self.blocks) for _ in range(2))
+        shape = (rows, kv_heads, capacity or 0, self.config.width // self.config.heads)
+        keys, values = (tuple(self.embed.weight.new_zeros(shape) for _ in self.blocks) for _ in range(2))
         return KeyValueState(keys, values, torch.zeros(rows, dtype=torch.long, device=self.device))
 
     def hidden(
