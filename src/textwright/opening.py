@@ -15,6 +15,7 @@ from textwright.run import (
     read_generation,
     read_manifest,
 )
+from textwright.training import hardware
 from textwright.training.hardware import pick_device
 from textwright.writer import TextModel
 
@@ -22,9 +23,12 @@ from textwright.writer import TextModel
 def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
     """Open a run at its best weights: a `TextModel`, or a `PairModel` for tasks with a source.
 
+    With weights of fewer bits: `quantizing.load_quantized`.
+
     Raises:
         CheckpointError: the folder is missing, damaged, hostile or from a newer version.
     """
+    hardware.keep_memory()
     folder = Path(path)
     config = read_manifest(folder).config
     tokenizer = load_tokenizer(folder, config.model.vocab)
@@ -38,15 +42,31 @@ def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
 
 def load_writer(path: str | Path) -> TextModel:
     """Open a run that writes without a source."""
-    model = load(path)
+    return as_writer(load(path), path)
+
+
+def load_pairs(path: str | Path, task: str | None = None) -> PairModel:
+    """Open a run that writes with a source, trained for `task` if one is named."""
+    return as_pairs(load(path), path, task)
+
+
+def as_writer(model: TextModel | PairModel, path: str | Path) -> TextModel:
+    """The run at `path`, if it writes without a source.
+
+    Raises:
+        ConfigError: it does not.
+    """
     if isinstance(model, PairModel):
         raise ConfigError(f"{path} was trained to {model.config.task}: textwright {model.config.task} {path}")
     return model
 
 
-def load_pairs(path: str | Path, task: str | None = None) -> PairModel:
-    """Open a run that writes with a source, trained for `task` if one is named."""
-    model = load(path)
+def as_pairs(model: TextModel | PairModel, path: str | Path, task: str | None = None) -> PairModel:
+    """The run at `path`, if it writes with a source and was trained for `task`, where one is named.
+
+    Raises:
+        ConfigError: it does not, or was not.
+    """
     if isinstance(model, TextModel):
         raise ConfigError(f"{path} was trained on a text, not on pairs: textwright generate {path}")
     if task is not None and model.config.task != task:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from textwright.cli import ways
+
 
 def answer(
     run: Annotated[Path, typer.Argument(help="A folder that `textwright train --task answer` wrote.")],
@@ -17,18 +19,19 @@ def answer(
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each answer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a question and nothing else.")] = False,
+    quantize: ways.Quantize = None,
 ) -> None:
     """Answer questions."""
     from textwright.cli import sources
     from textwright.errors import ConfigError
-    from textwright.opening import load_pairs
+    from textwright.opening import as_pairs
     from textwright.text.pairs import compose_question
 
     if (input is None) == (question is None):
         raise ConfigError("ask one question, --question TEXT with --context TEXT, or give many with --input FILE")
     if input is not None and context is not None:
         raise ConfigError("--context belongs to --question: leave it out with --input")
-    model = load_pairs(run, "answer")
+    model = as_pairs(ways.opened(run, quantize), run, "answer")
     if question is None:
         read = sources.read(model, None, input)
     else:

@@ -23,12 +23,13 @@ def chat(
     avoid: ways.Avoid = None,
     bias: ways.Bias = None,
     set: ways.Set = None,
+    quantize: ways.Quantize = None,
 ) -> None:
     """Talk, line by line; an empty line or the end of the input ends the conversation."""
     from textwright.cli.sources import tell
-    from textwright.opening import load_pairs
+    from textwright.opening import as_pairs
 
-    model = load_pairs(run, "chat")
+    model = as_pairs(ways.opened(run, quantize), run, "chat")
     ways.tell_preset(preset, model.tokenizer)
     drawn = strategy in (None, "sample") and preset != "translate" and seed is None
     if drawn:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textwright.cli import ways
+
 if TYPE_CHECKING:
     from textwright.pair_model import PairModel
     from textwright.text.pairs import Pair
@@ -34,17 +36,17 @@ def evaluate(
     degeneration: Annotated[
         bool, typer.Option("--degeneration", help="How much its texts repeat themselves and the training text.")
     ] = False,
+    quantize: ways.Quantize = None,
     seed: Annotated[int | None, typer.Option(help="Of the texts that --degeneration draws (0).")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Measure a run: perplexities in float32 and constant memory, or scores with their signatures and intervals."""
     from textwright.errors import ConfigError
-    from textwright.opening import load
     from textwright.writer import TextModel
 
     if seed is not None and not degeneration:
         raise ConfigError("--seed draws the texts of --degeneration, and nothing else is drawn: leave it out")
-    model = load(run)
+    model = ways.opened(run, quantize)
     if isinstance(model, TextModel):
         options: dict[str, Any] = {
             "--pairs": pairs,

@@ -70,9 +70,11 @@ def generate(
     guidance: ways.Guidance = None,
     negative: ways.Negative = None,
     dola: ways.Dola = False,
+    quantize: ways.Quantize = None,
 ) -> None:
     """Write text with a trained model."""
     from textwright.errors import ConfigError
+    from textwright.opening import as_writer
     from textwright.opening import load_writer as load
 
     if stream and (json or n > 1):
@@ -84,7 +86,7 @@ def generate(
     options = ways.options(set, avoid, bias, lookup=lookup or None, **named)
     options |= {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ())}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
-    model = load(run)
+    model = as_writer(ways.opened(run, quantize), run)
     _notices(model, prompt)
     options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
     ways.tell_preset(preset, model.tokenizer)

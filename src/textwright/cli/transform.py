@@ -56,6 +56,7 @@ def transform(
     guidance: ways.Guidance = None,
     negative: ways.Negative = None,
     dola: ways.Dola = False,
+    quantize: ways.Quantize = None,
     replace_unknown: Annotated[
         bool, typer.Option("--replace-unknown", help="Put the source word the model looked at for an unknown one.")
     ] = False,
@@ -67,9 +68,9 @@ def transform(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a source and nothing else.")] = False,
 ) -> None:
     from textwright.cli import sources
-    from textwright.opening import load_pairs
+    from textwright.opening import as_pairs, load_pairs
 
-    model = load_pairs(run, context.info_name)
+    model = as_pairs(ways.opened(run, quantize), run, context.info_name)
     named = {"beams": beams, "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p, "seed": seed}
     named |= {"max_new_tokens": max_new_tokens, "max_ratio": max_ratio, "min_ratio": min_ratio}
     options = ways.options(set, avoid, bias, prefix=prefix, prefix_share=prefix_share, **named)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from textwright.pair_model import PairModel
     from textwright.text.tokenizers import Tokenizer
+    from textwright.writer import TextModel
 
 PANEL = "How it is written"
 Strategy = Annotated[
@@ -81,6 +83,12 @@ JsonSchema = Annotated[
 Grammar = Annotated[
     Path | None, typer.Option(metavar="FILE", help="What a Lark grammar generates.", rich_help_panel=WHOLE)
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND", help="int8 or int4 weights: smaller and faster; the change is printed.", rich_help_panel=PANEL
+    ),
+]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -112,6 +120,18 @@ Negative = Annotated[
 Dola = Annotated[
     bool, typer.Option("--dola", help="Contrast the layers of a Transformer.", rich_help_panel="Several models")
 ]
+
+
+def opened(run: Path, quantize: str | None) -> TextModel | PairModel:
+    """A run, with weights of fewer bits if asked for; what they change is told to standard error."""
+    from textwright.opening import load
+    from textwright.quantizing import load_quantized
+
+    if quantize is None:
+        return load(run)
+    model, cost = load_quantized(run, quantize)
+    typer.echo(f"textwright: {cost}", err=True)
+    return model
 
 
 def options(

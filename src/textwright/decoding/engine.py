@@ -30,6 +30,7 @@ from textwright.models.state import State
 
 ROOM = 64  # tokens by which the texts of a batch grow
 UNIT = 64  # the longest unit whose repetition is noticed
+AT_ONCE = 4096  # tokens of prompts that are read together
 LEAST = 16  # tokens that a loop has at least
 BROKEN = "the model gave a logit that is not a finite number"
 
@@ -201,11 +202,28 @@ def read(
     if given and len(given) < len(sources):
         raise ValueError("either every request has a source or none has")
     source = Source(*padded(given, model.device)) if given else None
-    output = model(tokens, lengths, model.begin(len(prompts), source), last_only=True)
-    logits = output.logits[:, 0].float()
+    logits, state = feed(model, tokens, lengths, model.begin(len(prompts), source, capacity=tokens.shape[1]))
     if not _finite(logits):
         raise damage(model, tokens, source)
-    return logits, output.after
+    return logits, state
+
+
+def feed(model: LanguageModel, tokens: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+    """Read tokens (rows, time), of which the first `lengths` are real, so many at once that memory stays bounded.
+
+    Returns:
+        logits (rows, vocab) float32 after the last real token of each row, and the state after it.
+    """
+    size = max(1, AT_ONCE // max(len(tokens), 1))
+    logits: Tensor | None = None
+    for start in range(0, max(tokens.shape[1], 1), size):
+        part = tokens[:, start : start + size]
+        count = (lengths - start).clamp(min=0, max=part.shape[1])
+        output = model(part, count, state, last_only=True)
+        state, fresh = output.after, output.logits[:, 0].float()
+        logits = fresh if logits is None else torch.where((count > 0)[:, None], fresh, logits)
+    assert logits is not None
+    return logits, state
 
 
 def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from textwright.decoding.rows import BANNED, Processor, Rows
 from textwright.errors import TextwrightError
 from textwright.noise import uniform
 
+BLOCK = 64  # tokens whose probabilities are summed first
 COLD = 1e-6  # temperatures below are 0: float32 cannot divide by less without overflow
 
 
@@ -41,8 +42,23 @@ def choose(logits: Tensor, rows: Rows) -> Tensor:
 
 
 def draw(logits: Tensor, noise: Tensor) -> Tensor:
-    """Inverse transform sampling: the first token whose cumulative probability exceeds the noise (rows,) in [0, 1)."""
+    """Inverse transform sampling: the first token whose cumulative probability exceeds the noise (rows,) in [0, 1).
+
+    First the block of tokens is found in which that happens, then the token: sums are one vectorised pass where
+    cumulative ones are added one by one.
+    """
     weight = (logits - logits.amax(-1, keepdim=True)).exp_()
-    cumulative = weight.cumsum(-1, dtype=torch.float64)
-    found = torch.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], right=True).squeeze(1)
-    return found.clamp_(max=logits.shape[1] - 1)  # where there is nothing to find: every token is banned
+    blocks = F.pad(weight, (0, -weight.shape[1] % BLOCK)).view(len(weight), -1, BLOCK)
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    wanted = noise[:, None] * sums[:, -1:]
+    block = _first_above(sums, wanted)
+    before = F.pad(sums, (1, 0)).gather(1, block)
+    inside = blocks[torch.arange(len(weight), device=weight.device), block.squeeze(1)].cumsum(-1, dtype=torch.float64)
+    return (block * BLOCK + _first_above(inside, wanted - before)).squeeze(1).clamp_(max=logits.shape[1] - 1)
+
+
+def _first_above(cumulative: Tensor, wanted: Tensor) -> Tensor:
+    """(rows, 1) the first place of (rows, n) above what is wanted (rows, 1); rounding never leads past the last one."""
+    most = cumulative[:, -1:] * (1 - 2**-50)
+    found = torch.searchsorted(cumulative, torch.minimum(wanted, most), right=True)
+    return found.clamp_(max=cumulative.shape[1] - 1)  # not a number: every token is banned

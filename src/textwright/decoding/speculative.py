@@ -21,6 +21,7 @@ from textwright.decoding.engine import (
     check_requests,
     check_window,
     checked,
+    feed,
     finished,
     padded,
     refuse,
@@ -243,9 +244,7 @@ def read_ahead(model: LanguageModel, requests: Sequence[Request]) -> tuple[State
     tokens, lengths = padded([request.prompt[:-1] for request in requests], model.device)
     sources = [request.source for request in requests if request.source is not None]
     state = model.begin(len(requests), Source(*padded(sources, model.device)) if sources else None)
-    if tokens.shape[1]:
-        state = model(tokens, lengths, state, last_only=True).after
-    return state, lengths
+    return feed(model, tokens, lengths, state)[1] if tokens.shape[1] else state, lengths
 
 
 def keep(state: State) -> State:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from textwright.models.rnn import Stepped
 
 Kind = Literal["int8", "int4"]
+KINDS: tuple[Kind, ...] = ("int8", "int4")
 GROUP = 32  # weights that share a scale in int4
 BLOCK = 64  # the int4 kernel takes its outputs in such blocks
 FEW = 16  # outputs, below which a matrix stays as it is
@@ -38,12 +39,19 @@ def quantize(model: nn.Module, kind: Kind) -> None:
     Recurrent encoders, which read a source once, stay as they are.
     """
     model.float().eval().requires_grad_(False)
-    for parent in list(model.modules()):
+    for path, parent in list(model.named_modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, nn.Linear) and layer.out_features >= FEW:
                 setattr(parent, name, linear(kind, layer.weight, layer.bias))
-            elif isinstance(layer, nn.RNNBase) and not layer.bidirectional:
+            elif isinstance(layer, nn.RNNBase) and path == "cells":
                 setattr(parent, name, QuantizedCell(layer, kind))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes that the weights of a model take."""
+    whole = sum(leaf.nbytes for leaves in (model.parameters(), model.buffers()) for leaf in leaves)
+    packed = [layer for layer in model.modules() if isinstance(layer, Int8Linear) and layer.packed is not None]
+    return whole + sum(layer.out_features * layer.in_features for layer in packed)
 
 
 class QuantizedLinear(nn.Linear):
@@ -143,19 +151,23 @@ class QuantizedCell(Stepped):
 
     def __init__(self, cell: nn.RNNBase, kind: Kind) -> None:
         super().__init__()
-        self.mode = cell.mode
+        self.mode, self.width = cell.mode, cell.hidden_size
+        self.leaves = 2 if cell.mode == "LSTM" else 1
         self.input = linear(kind, cell.get_parameter("weight_ih_l0"), cell.get_parameter("bias_ih_l0"))
         self.hidden = linear(kind, cell.get_parameter("weight_hh_l0"), cell.get_parameter("bias_hh_l0"))
 
-    def step(self, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def bring(self, x: Tensor) -> Tensor:
+        return self.input(x)  # type: ignore[no-any-return]
+
+    def step(self, new: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         before = memory[0]
-        new, old = self.input(x), self.hidden(before)
+        old = self.hidden(before)
         if self.mode == "LSTM":
             i, f, g, o = (new + old).chunk(4, -1)
             cell = f.sigmoid() * memory[1] + i.sigmoid() * g.tanh()
             return o.sigmoid() * cell.tanh(), cell
         if self.mode == "GRU":
-            r, z = (new + old)[:, : 2 * before.shape[1]].sigmoid().chunk(2, -1)
+            r, z = (new + old)[:, : 2 * self.width].sigmoid().chunk(2, -1)
             n = (new.chunk(3, -1)[2] + r * old.chunk(3, -1)[2]).tanh()
             return (torch.lerp(n, before, z),)
         return ((new + old).relu() if self.mode == "RNN_RELU" else (new + old).tanh(),)

@@ -129,11 +129,23 @@ class RecurrentLM(LanguageModel):
 
 
 class Stepped(nn.Module):
-    """A recurrent layer that goes one step at a time."""
+    """A recurrent layer that goes one step at a time.
+
+    Attributes:
+        width, leaves: what it remembers of a row are so many vectors of that width.
+    """
+
+    width: int
+    leaves: int
 
     @abstractmethod
-    def step(self, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """An input (rows, width) and what the layer remembers, each (rows, width) -> what it remembers then."""
+    def bring(self, x: Tensor) -> Tensor:
+        """What a step needs of its input, for all steps at once: (rows, time, inputs) -> (rows, time, anything)."""
+
+    @abstractmethod
+    def step(self, new: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A brought input (rows, anything) and what the layer remembers, each (rows, width) -> what it remembers then,
+        its output first."""
 
 
 def run(
@@ -150,7 +162,8 @@ def run(
         outputs (rows, time, width), anything after a row's length, and the memory after each row's last real step.
     """
     if isinstance(cell, Stepped):
-        return _walk(cell.step, x, lengths, memory)
+        zero = x.new_zeros(len(x), cell.width)
+        return _walk(cell.step, cell.bring(x), lengths, (zero,) * cell.leaves if memory is None else memory)
     assert isinstance(cell, nn.RNNBase)
     if x.shape[1] == 1 and memory is not None and x.device.type == "cpu" and not torch.is_grad_enabled():
         return _walk(partial(step, cell), x, lengths, memory)
@@ -185,10 +198,9 @@ def _walk(
     move: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]],
     x: Tensor,
     lengths: Tensor | None,
-    memory: tuple[Tensor, ...] | None,
+    memory: tuple[Tensor, ...],
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As `run`, one step after the other."""
-    assert memory is not None, "a layer that goes by steps begins with a state"
     outputs = []
     for time in range(x.shape[1]):
         new = move(x[:, time], memory)
