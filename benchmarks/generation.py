@@ -32,23 +32,21 @@ HERE = Path(__file__).parent
 COLUMNS = ((1, 1), (8, 1), (32, 1), (1, 4))  # rows and beams
 SHAPES = ("gpt2-124m", "char-10m", "lstm", "encdec-60m")
 OURS = ("float32", "bfloat16", "int8", "int4")
+WHOLE = ("float32", "bfloat16")
 PEERS = {
-    "gpt2-124m": {
-        "hugging_face": ("float32", "bfloat16"),
-        "ctranslate": ("float32", "int8"),
-        "llama": ("Q8_0", "Q4_0"),
-    },
-    "char-10m": {"hugging_face": ("float32", "bfloat16"), "ctranslate": ("float32", "int8"), "llama": ("Q8_0", "Q4_0")},
-    "lstm": {"plain_lstm": ("float32", "bfloat16")},
-    "encdec-60m": {"hugging_face": ("float32", "bfloat16"), "ctranslate": ("float32", "int8")},
+    "gpt2-124m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8"), "llama": ("Q8_0", "Q4_0")},
+    "char-10m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8"), "llama": ("Q8_0", "Q4_0")},
+    "lstm": {"plain_lstm": WHOLE},
+    "encdec-60m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8")},
 }
+COMPARED = ("hugging_face", "plain_lstm")  # the better figure of these is 1
 
 
 class Contestant:
     """A process that holds a model and writes when asked."""
 
     def __init__(self, python: str, peer: str, shape: str, kind: str) -> None:
-        self.name = f"{peer} {kind}"
+        self.name = f"{peer.rstrip('_')} {kind}"
         command = [python, str(HERE / "peers" / f"{peer}.py"), shape, kind]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ask({})  # it is ready
@@ -83,11 +81,7 @@ def measure(shape: str, pythons: dict[str, str], rounds: int) -> list[dict[str, 
                 if turn and answer["seconds"] is not None:
                     rates[contestant.name].append(answer["tokens"] / answer["seconds"])
         medians = {name: statistics.median(values) if values else None for name, values in rates.items()}
-        best = (
-            max(value for name, value in medians.items() if value and name.split()[0] in ("hugging_face", "plain_lstm"))
-            if any(value for name, value in medians.items() if name.split()[0] in ("hugging_face", "plain_lstm"))
-            else None
-        )
+        best = max((rate or 0.0 for name, rate in medians.items() if name.split()[0] in COMPARED), default=0.0)
         for name, value in medians.items():
             ratio = value / best if value and best else None
             rows.append({"shape": shape, "rows": count, "beams": beams, "who": name, "rate": value, "ratio": ratio})
