@@ -1,7 +1,7 @@
-"""Side-by-side measurements against plain PyTorch and Hugging Face on this machine: A B A B in one process, medians.
+"""Training steps beside plain PyTorch's on this machine: A B A B in one process, medians.
 
-    make bench                                # everything, about ten minutes on two cores
-    python benchmarks/run.py training         # one part: training, recurrent, generation
+    make bench                                # these and `generation.py`, about half an hour on two cores
+    python benchmarks/run.py training         # one part: training, recurrent
 
 Absolute figures drift from machine to machine and with what else runs there; the ratios count. The results are
 printed as a table and written to benchmarks/results/.
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from textwright.decoding import Beam, Request, Sampling, beam_search, collect, generate
 from textwright.models import LanguageModel, LSTMConfig, TransformerConfig
 from textwright.text.batching import Batch
 from textwright.training import hardware
@@ -134,45 +133,6 @@ def plain_step(
     return step
 
 
-# generation -----------------------------------------------------------------------------------------------------------
-
-
-def generation() -> list[dict[str, Any]]:
-    """GPT-2 shape, random weights, prompt 32, 64 new tokens: greedy with 1 and 8 rows, beam 4 with one row."""
-    shape = {"width": 768, "layers": 12, "heads": 12, "window": 128, "positions": "learned", "bias": True}
-    ours = TransformerConfig.parse({"vocab": 50_257, **shape}).build().eval()
-    theirs = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=50_256)).eval()
-    theirs.generation_config.pad_token_id = 50_256
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        ours, theirs = ours.to(dtype), theirs.to(dtype)
-        name = str(dtype).removeprefix("torch.")
-        for rows, beams in ((1, 1), (8, 1), (1, 4)):
-            contestants = {
-                f"Hugging Face generate, {name}": their_text(theirs, rows, beams),
-                f"textwright, {name}": our_text(ours, rows, beams),
-            }
-            what = f"generation, 124 M, {rows} row(s)" + (f", beam {beams}" if beams > 1 else "")
-            results += rows_of(what, side_by_side(contestants, 3), 64 * rows, "tokens/s")
-    return results
-
-
-def our_text(model: LanguageModel, rows: int, beams: int) -> Step:
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(0, 50_000, (rows, 32), generator=generator).tolist()
-    requests = [Request(tuple(prompt), Sampling(temperature=float(beams > 1)), max_new_tokens=64) for prompt in prompts]
-    if beams > 1:
-        return lambda: beam_search(model, requests, None, Beam(beams=beams))
-    return lambda: collect(generate(model, requests, None))
-
-
-def their_text(model: GPT2LMHeadModel, rows: int, beams: int) -> Step:
-    generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(0, 50_000, (rows, 32), generator=generator)
-    options = {"min_new_tokens": 64, "max_new_tokens": 64, "do_sample": False, "num_beams": beams}
-    return lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
-
-
 def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str) -> list[dict[str, Any]]:
     """One row a contestant; the ratio is to the first, the peer."""
     first = next(iter(seconds.values()))
@@ -183,7 +143,7 @@ def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str) -> lis
 
 
 def main() -> None:
-    parts = {"training": training, "recurrent": recurrent, "generation": generation}
+    parts = {"training": training, "recurrent": recurrent}
     chosen = sys.argv[1:] or list(parts)
     hardware.keep_memory()
     device = torch.device("cpu")

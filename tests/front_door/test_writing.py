@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from door import Run
 
 import textwright
 from textwright.evaluating.risk import least_risk
+from textwright.quantizing import load_quantized
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import stop_strings
 
@@ -242,3 +244,34 @@ def test_a_string_that_cannot_occur_is_found_by_search(trained: dict[str, Path])
     assert stop_strings(tokenizer, ["quick"], "stop", frozenset()) is not None
     with pytest.raises(textwright.errors.ConfigError, match="stop 'quick' cannot occur"):
         stop_strings(tokenizer, ["quick"], "stop", letters)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_smaller_weights_say_what_they_cost(run: Run, trained: dict[str, Path], family: str, kind: str) -> None:
+    result = run("generate", trained[family], "--quantize", kind, "--seed", "1", "--max-new-tokens", "8")
+    assert result.code == 0, result.err
+    pattern = rf"{kind} weights: ([\d.]+) MB instead of ([\d.]+); perplexity ([\d.]+) instead of ([\d.]+)"
+    found = re.search(pattern, result.err)
+    assert found is not None, result.err
+    after, before = float(found[3]), float(found[4])
+    assert after == pytest.approx(before, rel=0.1)
+    panel = json.loads(run("evaluate", trained[family], "--quantize", kind, "--json").out)
+    whole = json.loads(run("evaluate", trained[family], "--json").out)
+    assert panel["loss"] != whole["loss"]
+    assert panel["loss"] == pytest.approx(whole["loss"], rel=0.05)
+
+
+def test_smaller_weights_in_python(trained: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained["lstm"], folder)
+    model, cost = load_quantized(folder, "int8")
+    assert re.search(r"int8 weights: .* perplexity .* on the first 2,048 validation tokens", str(cost))
+    assert isinstance(model, textwright.TextModel)
+    assert model.generate(seed=1, max_new_tokens=5)[0].tokens == model.generate(seed=1, max_new_tokens=5)[0].tokens
+    shutil.rmtree(folder / "data")
+    assert "no validation text left" in str(load_quantized(folder, "int8")[1])
+
+
+def test_unknown_weights_are_refused(run: Run, trained: dict[str, Path]) -> None:
+    run("generate", trained["lstm"], "--quantize", "int3").fails("unknown kind of weights 'int3'", "int8 or int4")
