@@ -16,6 +16,7 @@ from textwright.evaluating.risk import least_risk
 from textwright.quantizing import load_quantized
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import stop_strings
+from textwright.writer import TextModel
 
 FAMILIES = ("transformer", "lstm")
 
@@ -267,7 +268,7 @@ def test_smaller_weights_in_python(trained: dict[str, Path], tmp_path: Path) -> 
     shutil.copytree(trained["lstm"], folder)
     model, cost = load_quantized(folder, "int8")
     assert re.search(r"int8 weights: .* perplexity .* on the first 2,048 validation tokens", str(cost))
-    assert isinstance(model, textwright.TextModel)
+    assert isinstance(model, TextModel)
     assert model.generate(seed=1, max_new_tokens=5)[0].tokens == model.generate(seed=1, max_new_tokens=5)[0].tokens
     shutil.rmtree(folder / "data")
     assert "no validation text left" in str(load_quantized(folder, "int8")[1])
@@ -275,3 +276,20 @@ def test_smaller_weights_in_python(trained: dict[str, Path], tmp_path: Path) -> 
 
 def test_unknown_weights_are_refused(run: Run, trained: dict[str, Path]) -> None:
     run("generate", trained["lstm"], "--quantize", "int3").fails("unknown kind of weights 'int3'", "int8 or int4")
+
+
+def test_a_watermark_is_detected(run: Run, trained: dict[str, Path], tmp_path: Path) -> None:
+    """In what was written with it, with its key alone; whatever way the text comes in."""
+    asked = ("generate", trained["lstm"], "--seed", "1", "--max-new-tokens", "200", "--set", "temperature=1.5")
+    marked = run(*asked, "--set", "watermark=8", "--set", "watermark_key=7").out
+    file = tmp_path / "text.txt"
+    file.write_text(marked, encoding="utf-8")
+    found = run("detect", trained["lstm"], "--input", file, "--key", "7")
+    assert found.code == 0, found.err
+    assert found.out.startswith("a watermark: ")
+    assert json.loads(run("detect", trained["lstm"], marked, "--key", "7", "--json").out)["watermark"]
+    assert not json.loads(run("detect", trained["lstm"], marked, "--key", "8", "--json").out)["watermark"]
+    assert run("detect", trained["lstm"], run(*asked).out, "--key", "7").out.startswith("no watermark")
+    run("detect", trained["lstm"], "T").fails("at least two tokens")
+    run("detect", trained["lstm"], "The", "--input", file).fails("not both")
+    run("detect", trained["lstm"], "--input", tmp_path / "nothing").fails("nothing")

@@ -15,6 +15,7 @@ from textwright.cli import (
     answer,
     chat,
     compare,
+    detect,
     doctor,
     evaluate,
     generate,
@@ -63,7 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (train, evaluate, generate, answer, chat, compare, recipes, doctor, selftest, verify_resume):
+for module in (train, evaluate, generate, answer, chat, compare, recipes, doctor, selftest, detect, verify_resume):
     name = module.__name__.rsplit(".", 1)[1]
     app.command(name.replace("_", "-"))(guarded(getattr(module, name)))
 for verb, purpose in transform.VERBS.items():
