@@ -38,7 +38,5 @@ def detect(
         typer.echo(jsons.dumps({**found._asdict(), "watermark": found.p < CERTAIN}))
         return
     verdict = "a watermark" if found.p < CERTAIN else "no watermark"
-    counts = (
-        f"{found.green} of {found.counted} pairs of tokens are green, {found.expected:.1f} without a watermark"
-    )
+    counts = f"{found.green} of {found.counted} pairs of tokens are green, {found.expected:.1f} without a watermark"
     typer.echo(f"{verdict}: {counts} (z {found.z:.1f}, p {found.p:.1e})")
