@@ -14,7 +14,7 @@ from textwright.errors import CheckpointError, ConfigError, MissingExtraError
 from textwright.evaluating.degeneration import LEAST, Degeneration, measure, stream, unit_of, units
 from textwright.evaluating.sacre import sacrebleu
 from textwright.evaluating.verbatim import copied
-from textwright.presets import DRY_ALLOWED
+from textwright.presets import dry_allowed
 from textwright.reporting import Table, table
 from textwright.text.corpus import Prepared, open_prepared
 from textwright.text.passages import Passage, passages, text_of
@@ -116,7 +116,7 @@ def degeneration_report(
     unit = unit_of(chain.from_iterable(texts.values()))
     copies = _copies(texts, data)
     panels = {name: measure(some, unit, copies.get(name), bleu=has_bleu) for name, some in texts.items()}
-    allowed = DRY_ALLOWED.get(model.tokenizer.kind, 6)
+    allowed = dry_allowed(model.tokenizer)
     advice = [] if reference is None else advise(panels, reference, allowed)
     return DegenerationReport(length, seed, unit, panels, reference, advice, notes)
 

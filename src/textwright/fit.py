@@ -207,6 +207,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
         keep=keep,
         listener=Listeners(*listeners),
         world=world,
+        sampler=job.sampler(model.device),
     )
     progress = trainer.run()
     if not world.first:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
+
 from textwright.models import LanguageModel
 from textwright.reporting import Section, Table
 from textwright.run import PairRun, TextRun
@@ -15,6 +17,7 @@ from textwright.text.corpus import Progress
 from textwright.training.hardware import Hardware
 from textwright.training.parallel import World
 from textwright.training.records import Look
+from textwright.training.sampled import Sampler
 
 
 class Measures(NamedTuple):
@@ -82,6 +85,10 @@ class Job(ABC):
     @abstractmethod
     def batches(self, model: LanguageModel, world: World) -> Batches:
         """What is trained on."""
+
+    def sampler(self, device: torch.device) -> Sampler | None:
+        """What estimates the softmax in training; None: nothing does."""
+        return None
 
     @abstractmethod
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:

@@ -18,6 +18,7 @@ LADDER = [(64, 2), (128, 3), (128, 4), (192, 4), (256, 4), (256, 6), (384, 6), (
 EFFICIENCY = 0.3  # share of the matrix rate that a training step of these sizes reaches
 TOKENS_PER_PARAMETER = 2.0  # at least, seen in training, embeddings not counted
 OPEN_ENDED = 600.0  # seconds assumed where the budget is in steps or epochs
+ANY = 2**20  # words assumed before the text was seen: enough for every setting that needs many
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values."""
     place = Hardware(torch.device("cpu"), "float32", 1e11)
     parse_run(merge(neutral(asked), asked))  # types first: the plan computes with what was asked for
-    parse_run(merge(defaults(asked, Situation(Facts(vocabulary=256, tokens=1_000_000), place)), asked))
+    parse_run(merge(defaults(asked, Situation(Facts(vocabulary=ANY, tokens=1_000_000), place)), asked))
 
 
 def neutral(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def neutral(asked: Mapping[str, Any]) -> dict[str, Any]:
     budget = {} if "budget" in training else {"minutes": 3.0}
     optimizer, kinds = {"kind": "adamw"}, {"schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
     return {
-        "model": {"family": family, "vocab": 256, **width},
+        "model": {"family": family, "vocab": ANY, **width},
         "training": {"budget": budget, "context": 1, "optimizer": optimizer, **kinds},
     }
 

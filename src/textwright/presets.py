@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from textwright.errors import ConfigError, nearest
 from textwright.text.tokenizers import Tokenizer
 
-# Repeated units that DRY lets pass: in characters, words repeat all the time without a text going round in circles.
-DRY_ALLOWED = {"char": 16, "byte": 20, "word": 4}
+# Repeated tokens that DRY lets pass, by the kind of tokenizer: in what people write, at most about one token in a
+# hundred goes on with so long a repetition of the last thousand tokens (tinyshakespeare and WikiText-2).
+DRY_ALLOWED = {"char": 16, "byte": 20, "word": 5}
+DRY_ALLOWED_PIECES = 6
 
 
 class Preset(NamedTuple):
@@ -40,5 +42,10 @@ def preset(name: str, tokenizer: Tokenizer) -> tuple[str, dict[str, Any]]:
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}")
     chosen = PRESETS[name]
-    dry = {"dry_multiplier": 0.8, "dry_allowed": DRY_ALLOWED.get(tokenizer.kind, 6)} if chosen.dry else {}
+    dry = {"dry_multiplier": 0.8, "dry_allowed": dry_allowed(tokenizer)} if chosen.dry else {}
     return chosen.strategy, {**chosen.options, **dry}
+
+
+def dry_allowed(tokenizer: Tokenizer) -> int:
+    """How long a repetition may be in texts of this tokenizer."""
+    return DRY_ALLOWED.get(tokenizer.kind, DRY_ALLOWED_PIECES)

@@ -62,6 +62,13 @@ class TextRun(BaseRun):
             raise ValueError(f"training.context {training.context} is larger than model.window {self.model.window}")
         if training.batch_tokens < training.context:
             raise ValueError(f"training.batch_tokens {training.batch_tokens} is less than a row of {training.context}")
+        if training.softmax_samples >= self.model.vocab:
+            raise ValueError(
+                f"training.softmax_samples {training.softmax_samples} is no less than the vocabulary of "
+                f"{self.model.vocab}: leave it out"
+            )
+        if training.softmax_samples and training.label_smoothing:
+            raise ValueError("training.label_smoothing needs the whole softmax: leave out training.softmax_samples")
         if training.r_drop or training.scheduled_sampling:
             raise ValueError(
                 "training.r_drop and training.scheduled_sampling are for tasks with a source: leave them out"

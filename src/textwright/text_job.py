@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from textwright import plan
 from textwright.errors import ConfigError
 from textwright.evaluating.perplexity import head, panel, score
@@ -17,12 +19,13 @@ from textwright.report import panel_table
 from textwright.reporting import Section
 from textwright.run import GenerationConfig, PairRun, TextRun, read_generation, write_generation
 from textwright.text.batching import Batches, Streams, Windows
-from textwright.text.corpus import Progress, open_prepared, prepare
+from textwright.text.corpus import Progress, counts, open_prepared, prepare
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training.hardware import Hardware
 from textwright.training.parallel import World
 from textwright.training.records import Look
+from textwright.training.sampled import Sampler
 from textwright.writer import generation_config, sample_text
 
 QUICK = 50_000  # validation tokens looked at during training; the whole text is measured at the end
@@ -107,6 +110,10 @@ class TextJob(Job):
                 "set training.batch_tokens and another --out"
             )
         return streams
+
+    def sampler(self, device: torch.device) -> Sampler | None:
+        size = self.config.training.softmax_samples
+        return Sampler(counts(self.data.train).to(device), size) if size else None
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         part = head(self.data.valid, QUICK if trained else FIRST)

@@ -14,7 +14,7 @@ from small import MODELS, corpus
 from textwright.errors import CheckpointError, ConfigError, TrainingError
 from textwright.models import LSTMConfig
 from textwright.text.batching import Batch, Cursor, Windows
-from textwright.training import checkpoint, hardware, objective
+from textwright.training import checkpoint, cross_entropy, hardware, objective
 from textwright.training.forensics import blame
 from textwright.training.gradients import layer
 from textwright.training.objective import Objective
@@ -65,7 +65,8 @@ def test_chunked_loss_equals_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Objective(model)
     results = []
     for limit in (2**26, 12 * 7):
-        monkeypatch.setattr(objective, "CHUNK", limit)
+        for module in (objective, cross_entropy):
+            monkeypatch.setattr(module, "CHUNK", limit)
         model.zero_grad()
         loss = subject(part).loss
         loss.backward()

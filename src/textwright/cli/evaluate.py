@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,10 @@ def evaluate(
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
     fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens a window moves by; by default half of it.")] = None,
+    cache: Annotated[
+        int | None,
+        typer.Option(min=1, help="Words of a continuous cache, for recurrent runs; tuned on the validation text."),
+    ] = None,
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
     language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
@@ -59,22 +64,23 @@ def evaluate(
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
         if degeneration:
-            _degeneration(model, run, data, stride, seed or 0, json)
+            _degeneration(model, run, {"--data": data, "--stride": stride, "--cache": cache}, seed or 0, json)
         else:
-            _text(model, run, data, stride, json)
+            _text(model, run, data, stride, cache, json)
         return
     if degeneration:
         raise ConfigError(
             f"{run} was trained to {model.config.task}: --degeneration is for runs that go on writing a text"
         )
-    if stride is not None:
-        raise ConfigError("--stride is for runs on a text: leave it out")
+    if stride is not None or cache is not None:
+        raise ConfigError(f"--{'stride' if stride is not None else 'cache'} is for runs on a text: leave it out")
     chosen = read_test(model, run, data, pairs, fields)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
 
-def _text(model: TextModel, run: Path, data: str | None, stride: int | None, json: bool) -> None:
+def _text(model: TextModel, run: Path, data: str | None, stride: int | None, cache: int | None, json: bool) -> None:
     from textwright.errors import ConfigError
+    from textwright.evaluating.cache import cached_panel, choose_cache
     from textwright.evaluating.perplexity import panel
     from textwright.report import panel_table
     from textwright.text.corpus import open_prepared
@@ -82,30 +88,34 @@ def _text(model: TextModel, run: Path, data: str | None, stride: int | None, jso
 
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
+    end = model.tokenizer.end
+    looking = None if cache is None else choose_cache(model.model, open_prepared(run / "data").valid, end, cache)
     if data is not None:
         trained = model.config.source  # documents are told apart as they were there; encodings may differ
         options = {"field": trained.field} if suffix(Path(data)) in TABLES else {"documents": trained.documents}
         source = SourceConfig.parse({"path": data, **options})
-        name, result = data, model.evaluate(source, stride=stride)
+        name, result = data, model.evaluate(source, stride=stride, cache=looking)
     else:
         prepared = open_prepared(run / "data")
         name, corpus = ("test", prepared.test) if prepared.test.facts.tokens else ("validation", prepared.valid)
-        result = panel(model.model, corpus, model.tokenizer.end, stride=stride)
+        if looking is not None:
+            result = cached_panel(model.model, corpus, end, looking)
+        else:
+            result = panel(model.model, corpus, end, stride=stride)
     if json:
         typer.echo(result.model_dump_json(indent=2))
     else:
         typer.echo(panel_table({name: result}).text())
 
 
-def _degeneration(model: TextModel, run: Path, data: str | None, stride: int | None, seed: int, json: bool) -> None:
+def _degeneration(model: TextModel, run: Path, useless: Mapping[str, Any], seed: int, json: bool) -> None:
     import json as jsons
 
     from textwright.degeneration_report import LENGTH, TEXTS, degeneration_report
     from textwright.errors import ConfigError
 
-    if data is not None or stride is not None:
-        useless = "--data" if data is not None else "--stride"
-        raise ConfigError(f"--degeneration measures texts that the run writes itself: leave out {useless}")
+    if given := [name for name, value in useless.items() if value is not None]:
+        raise ConfigError(f"--degeneration measures texts that the run writes itself: leave out {given[0]}")
     report = degeneration_report(model, run, n=TEXTS, length=LENGTH, seed=seed)
     if json:
         typer.echo(jsons.dumps(report.dump(), ensure_ascii=False, indent=2))

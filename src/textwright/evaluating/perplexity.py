@@ -19,7 +19,7 @@ from textwright.config import Config
 from textwright.errors import ConfigError
 from textwright.models.base import LanguageModel, renewed
 from textwright.text.batching import IGNORE, Batch, Cursor, Streams, strided
-from textwright.text.corpus import Corpus
+from textwright.text.corpus import Corpus, Facts
 from textwright.training.hardware import autocast
 from textwright.training.objective import Objective
 
@@ -65,8 +65,11 @@ def panel(
         end: the id that stands before a document.
         stride: tokens a window moves by; None: half of it. Recurrent models have none.
     """
-    total, tokens, context = score(model, corpus, end, stride=stride, precision=precision)
-    facts = corpus.facts
+    return panel_of(*score(model, corpus, end, stride=stride, precision=precision), corpus.facts)
+
+
+def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
+    """From a summed loss in nats over so many targets."""
     return Panel(
         tokens=tokens,
         loss=total / tokens,
@@ -86,7 +89,7 @@ def score(
     """Summed loss (nats), number of targets, and the context policy in words."""
     model.eval()
     objective = Objective(model)
-    batches, context = _batches(model, corpus, end, stride)
+    batches, context = batches_of(model, corpus, end, stride)
     total, tokens, state = 0.0, 0, None
     for batch in batches:
         batch = batch.to(model.device)
@@ -107,7 +110,8 @@ def head(corpus: Corpus, tokens: int) -> Corpus:
     return replace(corpus, tokens=corpus.tokens[:tokens], ends=torch.cat([ends, torch.tensor([tokens])]))
 
 
-def _batches(model: LanguageModel, corpus: Corpus, end: int, stride: int | None) -> tuple[Iterator[Batch], str]:
+def batches_of(model: LanguageModel, corpus: Corpus, end: int, stride: int | None) -> tuple[Iterator[Batch], str]:
+    """What a text is scored in, and the context policy in words."""
     if model.window is None:
         streams = Streams(corpus, max(1, min(ROWS, len(corpus.tokens) // 1000)), TIME, end, None)
         epoch = takewhile(lambda item: item[1].epoch == 0, streams.batches(Cursor()))

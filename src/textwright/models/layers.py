@@ -21,25 +21,31 @@ class Dropout(nn.Module):
     One random byte decides an element, so the rate is rounded to 1/256, and the scale is that of the rounded rate: the
     expectation is exact. Eight elements are decided by one 64-bit draw; on a CPU, drawing a Bernoulli for each element
     costs several times more than the matrix products around it.
+
+    Args:
+        rate: share of elements that become 0.
+        locked: one mask (rows, width) for all steps between (Gal and Ghahramani 2016, "variational" dropout).
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, *, locked: bool = False) -> None:
         super().__init__()
         self.dropped = min(round(rate * 256), 255)  # of 256 byte values
+        self.locked = locked
 
     def forward(self, x: Tensor) -> Tensor:
         """x of any shape -> the same shape."""
         if not self.training or self.dropped == 0:
             return x
-        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        shape = (len(x), *[1] * (x.ndim - 2), x.shape[-1]) if self.locked else x.shape
+        scale = torch.empty(shape, dtype=x.dtype, device=x.device)
+        draws = torch.empty((scale.numel() + 7) // 8, dtype=torch.int64, device=x.device)
         draws.random_(torch.iinfo(torch.int64).min, None)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape)
-        scale = torch.empty_like(x, requires_grad=False)
+        kept = draws.view(torch.uint8)[: scale.numel()].view(shape)
         torch.ge(kept, self.dropped, out=scale)  # straight into x's type: multiplying by a bool tensor is slow
         return x * scale.mul_(256 / (256 - self.dropped))
 
     def extra_repr(self) -> str:
-        return f"rate={self.dropped}/256"
+        return f"rate={self.dropped}/256" + ", locked" * self.locked
 
 
 class Position(nn.Module):

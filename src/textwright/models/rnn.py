@@ -23,10 +23,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from textwright.models.base import BaseConfig, Hidden, LanguageModel, Source, refuse_source
@@ -43,7 +46,16 @@ class RecurrentState(State):
 
 
 class RecurrentConfig(BaseConfig):
-    """What the three recurrent families share."""
+    """What the three recurrent families share: the regularisation of Merity et al. 2018 ("AWD-LSTM"), in sections 2
+    and 4 there, all of it off by default."""
+
+    input_dropout: float | None = Field(None, ge=0, lt=1, description="of the first layer's input; None: as dropout")
+    output_dropout: float | None = Field(None, ge=0, lt=1, description="of the last layer's output; None: as dropout")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="of whole words, wherever they stand in a batch")
+    weight_drop: float = Field(0.0, ge=0, lt=1, description="of recurrent weights, one mask a batch (DropConnect)")
+    locked: bool = Field(False, description="dropout masks stay the same for all steps of a row")
+    activation_penalty: float = Field(0.0, ge=0, description="α: weight of the outputs' mean square")
+    change_penalty: float = Field(0.0, ge=0, description="β: weight of the mean square of their changes")
 
     @abstractmethod
     def make_cell(self) -> nn.RNNBase:
@@ -84,12 +96,18 @@ class RecurrentLM(LanguageModel):
     The layers are torch's fused kernels, one module a layer: fast on a CPU, cuDNN on a GPU.
     """
 
+    config: RecurrentConfig
+
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.width)
         self.cells = nn.ModuleList(config.make_cell() for _ in range(config.layers))
-        self.dropout = Dropout(config.dropout)
+        first, last = config.input_dropout, config.output_dropout
+        self.input_dropout = Dropout(config.dropout if first is None else first, locked=config.locked)
+        self.dropout = Dropout(config.dropout, locked=config.locked)
+        self.output_dropout = Dropout(config.dropout if last is None else last, locked=config.locked)
+        self.word_dropout, self.weight_drop = Dropout(config.word_dropout), Dropout(config.weight_drop)
         self.head = nn.Linear(config.width, config.vocab)
         self._init()
 
@@ -115,17 +133,35 @@ class RecurrentLM(LanguageModel):
         refuse_source(self, source)
         before = None if state is None else state.spend()
         assert before is None or isinstance(before, RecurrentState)
-        x = self.dropout(self.embed(tokens))
+        x = self.input_dropout(self._embedded(tokens))
         finals = []
         for layer, cell in enumerate(self.cells):
             memory = None if before is None else tuple(leaf[:, layer] for leaf in (before.hidden, *before.cell))
-            x, final = run(cell, x, lengths, memory)
-            x = self.dropout(x)
+            y, final = run(cell, x, lengths, memory, self.weight_drop)
+            x = self.dropout(y) if layer + 1 < len(self.cells) else self.output_dropout(y)
             finals.append(final)
+        hidden = Hidden(x, penalty=self._penalty(y, x))
         if before is None:
-            return Hidden(x), None
-        hidden, *cell_state = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
-        return Hidden(x), RecurrentState(hidden, tuple(cell_state))
+            return hidden, None
+        states, *cell_states = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
+        return hidden, RecurrentState(states, tuple(cell_states))
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.embed(tokens)
+        if not (self.training and self.config.word_dropout):
+            return x
+        kept = self.word_dropout(x.new_ones(self.config.vocab, 1))
+        return x * F.embedding(tokens, kept)
+
+    def _penalty(self, raw: Tensor, dropped: Tensor) -> Tensor | None:
+        """(rows, time) from the last layer's outputs before and after dropout: Merity et al. 2017, "Revisiting
+        Activation Regularization for Language RNNs", eq. 1 and 2."""
+        alpha, beta = self.config.activation_penalty, self.config.change_penalty
+        if not (self.training and (alpha or beta)):
+            return None
+        changes = F.pad(raw.diff(dim=1), (0, 0, 1, 0))  # the first step has nothing before it
+        penalty: Tensor = alpha * dropped.float().square().mean(-1) + beta * changes.float().square().mean(-1)
+        return penalty
 
 
 class Stepped(nn.Module):
@@ -149,7 +185,11 @@ class Stepped(nn.Module):
 
 
 def run(
-    cell: nn.Module, x: Tensor, lengths: Tensor | None, memory: tuple[Tensor, ...] | None
+    cell: nn.Module,
+    x: Tensor,
+    lengths: Tensor | None,
+    memory: tuple[Tensor, ...] | None,
+    weight_drop: Dropout | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One recurrent layer over the first `lengths` steps of each row.
 
@@ -157,6 +197,7 @@ def run(
         x: (rows, time, width).
         lengths: (rows,), or None when every step is real.
         memory: what the layer remembers, each (rows, width); None: zeros.
+        weight_drop: what the recurrent weights go through in training.
 
     Returns:
         outputs (rows, time, width), anything after a row's length, and the memory after each row's last real step.
@@ -167,18 +208,27 @@ def run(
     assert isinstance(cell, nn.RNNBase)
     if x.shape[1] == 1 and memory is not None and x.device.type == "cpu" and not torch.is_grad_enabled():
         return _walk(partial(step, cell), x, lengths, memory)
+    kernel = _dropped(cell, weight_drop)
     start = None if memory is None else [leaf.to(x.dtype).unsqueeze(0).contiguous() for leaf in memory]
     given = start if start is None or isinstance(cell, nn.LSTM) else start[0]
     if lengths is None or bool((lengths == x.shape[1]).all()):
-        out, final = cell(x, given)
+        out, final = kernel(x, given)
         return out, _rows_first(final)
     packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-    out, final = cell(packed, given)
+    out, final = kernel(packed, given)
     out, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
     after = _rows_first(final)
     if memory is not None:
         after = tuple(keep(lengths, new, old.to(new.dtype)) for new, old in zip(after, memory, strict=True))
     return out, after
+
+
+def _dropped(cell: nn.RNNBase, weight_drop: Dropout | None) -> Callable[..., Any]:
+    """The layer with some of its recurrent weights 0, the same ones for all steps and rows of this call."""
+    if weight_drop is None or not weight_drop.training or not weight_drop.dropped:
+        return cell
+    weights = {"weight_hh_l0": weight_drop(cell.get_parameter("weight_hh_l0"))}
+    return lambda *inputs: functional_call(cell, weights, inputs)
 
 
 def step(cell: nn.RNNBase, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

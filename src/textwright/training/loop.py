@@ -33,6 +33,7 @@ from textwright.training.interrupts import Interrupts
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
 from textwright.training.records import EvaluationRecord, Look, Progress, StepRecord
+from textwright.training.sampled import Sampler
 from textwright.training.settings import TrainingConfig
 
 SPENT = "the budget is spent"
@@ -59,6 +60,7 @@ class Trainer:
         keep: saves a model that is the best so far; called in the first process.
         listener: is told what happens.
         world: all processes of the run.
+        sampler: estimates the softmax in training.
     """
 
     def __init__(
@@ -73,11 +75,12 @@ class Trainer:
         keep: Keep,
         listener: Listener,
         world: World,
+        sampler: Sampler | None = None,
     ) -> None:
         self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
         self.validate, self.keep, self.listener, self.world = validate, keep, listener, world
         self.batches = batches
-        self.objective = Objective(model, config.label_smoothing, config.r_drop)
+        self.objective = Objective(model, config.label_smoothing, config.r_drop, sampler)
         self.wrapped = world.wrap(self.objective)
         self.tensors = saves.Tensors(model, config.optimizer.build(model), self._average(model))
         self.progress = Progress(parts=config.accumulation)

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from textwright.models.base import Hidden, LanguageModel, Source
 from textwright.models.state import State
 from textwright.text.batching import IGNORE, Batch
-
-CHUNK = 2**26  # logits that may stand in memory at once; beyond, they are computed in chunks and again for the backward
+from textwright.training.cross_entropy import CHUNK, cross_entropy
+from textwright.training.sampled import Sampler
 
 
 class Losses(NamedTuple):
@@ -37,15 +37,18 @@ class Objective(nn.Module):
         label_smoothing: ε of Szegedy et al. 2016, section 7: the target is 1 - ε true and ε uniform.
         r_drop: α of Liang et al. 2021, eq. 4: every batch is read twice with different dropout, and the two
             distributions are drawn together. The loss is half of the paper's, so that it stays a mean of token losses.
+        sampler: estimates the softmax in training; then the plain loss of training is an estimate, too.
 
     Attributes:
         sampled: share of the tokens a model reads that are its own guesses (Bengio et al. 2015; in two passes, as for
             Transformers in Mihaylova and Martins 2019). The loop raises it over the training.
     """
 
-    def __init__(self, model: LanguageModel, label_smoothing: float = 0.0, r_drop: float = 0.0) -> None:
+    def __init__(
+        self, model: LanguageModel, label_smoothing: float = 0.0, r_drop: float = 0.0, sampler: Sampler | None = None
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.sampler = model, sampler
         self.label_smoothing, self.r_drop = label_smoothing, r_drop
         self.sampled = 0.0
 
@@ -65,6 +68,8 @@ class Objective(nn.Module):
 
     def _chunked(self, hidden: Hidden, other: Hidden | None, targets: Tensor) -> Tensor:
         """(2,): what is minimised, and the plain loss."""
+        if hidden.values.requires_grad and hidden.copied is None and other is None:
+            return self._learned(hidden, targets)
         rows = max(1, CHUNK // self.model.head.out_features)
         if len(targets) <= rows:
             return self._loss(hidden, other, targets)
@@ -73,6 +78,17 @@ class Objective(nn.Module):
         if hidden.values.requires_grad:
             return torch.stack([checkpoint(self._loss, *part, use_reentrant=False) for part in parts]).sum(0)
         return torch.stack([self._loss(*part) for part in parts]).sum(0)
+
+    def _learned(self, hidden: Hidden, targets: Tensor) -> Tensor:
+        """The same with its gradient, where the head is all there is between hidden states and probabilities."""
+        head, smoothing = self.model.head, self.label_smoothing if self.training else 0.0
+        if self.training and self.sampler is not None:
+            loss, plain = self.sampler.loss(hidden.values, head.weight, head.bias, targets, IGNORE)
+        else:
+            loss, plain = cross_entropy(hidden.values, head.weight, head.bias, targets, IGNORE, smoothing=smoothing)
+        if self.training and hidden.penalty is not None:
+            loss = loss + hidden.penalty.masked_fill(targets == IGNORE, 0).sum()
+        return torch.stack([loss, plain])
 
     def _loss(self, hidden: Hidden, other: Hidden | None, targets: Tensor) -> Tensor:
         logits = self.model.logits(hidden)

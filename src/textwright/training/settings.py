@@ -89,3 +89,6 @@ class TextTraining(TrainingConfig):
     """Of texts that go on: they are cut into rows."""
 
     context: int = Field(256, gt=0, description="tokens a row is trained on at once")
+    softmax_samples: int = Field(
+        0, ge=0, description="words that the softmax is estimated from in training, for large vocabularies; 0: all"
+    )
