@@ -47,6 +47,33 @@ def test_evaluate_json_is_one_document_with_all_figures(run: Run, trained: dict[
         assert panel["word_perplexity"] > panel["token_perplexity"]
 
 
+def test_evaluate_with_a_continuous_cache(run: Run, trained: dict[str, Path], text: Path) -> None:
+    """The poem says the same again and again: a model that learned little gains by looking things up."""
+    words = ("evaluate", trained["lstm"], "--data", text, "--json")
+    plain, cached = (json.loads(run(*words, *more).out) for more in ((), ("--cache", "400")))
+    assert cached["loss"] < plain["loss"]
+    assert cached["tokens"] == plain["tokens"]
+    assert re.search(r"continuous cache of 400 \(θ [\d.]+, λ 0\.\d+\)", cached["context"])
+    assert "continuous cache of 9" in run("evaluate", trained["lstm"], "--cache", "9").out
+    run("evaluate", trained["transformer"], "--cache", "9").fails("carry their state")
+    run("evaluate", trained["lstm"], "--cache", "9", "--degeneration").fails("leave out --cache")
+
+
+def test_a_softmax_from_samples_trains_the_same_model(run: Run, text: Path, tmp_path: Path) -> None:
+    """It estimates the loss in training alone: what is saved, evaluated and written with has the whole softmax."""
+    words = ("train", text, "--tokenizer", "char", "--model", "lstm", "--steps", "60", *TINY)
+    samples = ("--set", "training.softmax_samples=8", "--set", "training.optimizer.learning_rate=0.02")
+    done = run(*words, "--out", tmp_path / "a", *samples)
+    assert done.code == 0, done.err
+    trained = json.loads(run("evaluate", tmp_path / "a", "--json").out)
+    assert trained["loss"] < math.log(20)
+    assert run("generate", tmp_path / "a", "--max-new-tokens", "3").code == 0
+    run(*words, "--out", tmp_path / "b", "--set", "training.softmax_samples=9000").fails("less than the vocabulary")
+    assert not (tmp_path / "b" / "config.json").exists()
+    smooth = ("--set", "training.label_smoothing=0.1")
+    run(*words, "--out", tmp_path / "c", *samples, *smooth).fails("label_smoothing", "softmax_samples")
+
+
 def test_generate_json_is_one_document(run: Run, trained: dict[str, Path]) -> None:
     words = ("generate", trained["lstm"], "--prompt", "The ", "--n", "3", "--max-new-tokens", "9", "--json")
     result = run(*words, "--seed", "7")

@@ -28,6 +28,7 @@ from textwright.training.optimizer import (
     SGDConfig,
     WSDSchedule,
 )
+from textwright.training.sampled import Sampler
 from textwright.training.settings import Budget
 
 
@@ -235,3 +236,15 @@ def test_keep_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware.keep_memory()
     monkeypatch.setattr(hardware.sys, "platform", "win32")
     hardware.keep_memory()
+
+
+def test_a_sampler_with_every_word_is_exact_and_rests_in_evaluation() -> None:
+    torch.manual_seed(0)
+    model, part = MODELS["gru"].model_copy(update={"dropout": 0.0}).build(), batch()
+    vocabulary = model.head.out_features
+    sampler = Sampler(torch.ones(vocabulary, dtype=torch.long), vocabulary)
+    whole, estimated = Objective(model), Objective(model, sampler=sampler)
+    torch.testing.assert_close(estimated(part).loss, whole(part).loss)
+    fewer = Objective(model, sampler=Sampler(torch.ones(vocabulary, dtype=torch.long), 1))
+    assert not torch.isclose(fewer(part).loss, whole(part).loss)
+    torch.testing.assert_close(fewer.eval()(part).loss, whole.eval()(part).loss)  # an evaluation is never an estimate

@@ -108,7 +108,9 @@ def _into_gradient(scores: Tensor, targets: Tensor, ignore: int, smoothing: floa
         gradient.scatter_add_(1, own, gradient.new_full(own.shape, smoothing - 1))
         if smoothing:
             gradient.sub_(smoothing / vocabulary)
-        part.copy_(gradient.masked_fill_(skipped, 0))
+        if scores.device.type != "cpu" or bool(skipped.any()):  # a GPU would have to be waited for
+            gradient.masked_fill_(skipped, 0)
+        part.copy_(gradient)
     return sums
 
 
