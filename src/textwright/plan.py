@@ -18,6 +18,8 @@ LADDER = [(64, 2), (128, 3), (128, 4), (192, 4), (256, 4), (256, 6), (384, 6), (
 EFFICIENCY = 0.3  # share of the matrix rate that a training step of these sizes reaches
 TOKENS_PER_PARAMETER = 2.0  # at least, seen in training, embeddings not counted
 OPEN_ENDED = 600.0  # seconds assumed where the budget is in steps or epochs
+MANY = 16_384  # words from which on the softmax of a recurrent model is estimated from samples
+SAMPLES = 1024
 ANY = 2**20  # words assumed before the text was seen: enough for every setting that needs many
 
 
@@ -93,16 +95,19 @@ def _transformer(
 
 def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
     family = asked["model"]["family"]
-    width = 256 if seconds < 1200 or situation.facts.tokens < 200_000 else 512
+    many = situation.facts.vocabulary >= MANY and not asked.get("training", {}).get("label_smoothing")
+    width = 256 if seconds < (600 if many else 1200) or situation.facts.tokens < 200_000 else 512
     width = asked["model"].get("width", width)
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[family]
     parameters = 2 * gates * width**2 + situation.facts.vocabulary * width
     model = {"width": width, "layers": 1, "dropout": _dropout(parameters, situation, seconds)}
+    context, rate = (32, 6e-3) if many else (64, 4e-3)
     training = {
-        "batch_tokens": _batch(situation, 1024, 64),
-        "context": 64,
+        "batch_tokens": _batch(situation, 1024, context),
+        "context": context,
+        "softmax_samples": SAMPLES if many else 0,
         "averaging": {"kind": "none"},
-        "optimizer": {"kind": "adamw", "learning_rate": 1e-3 if family == "rnn" else 4e-3, "weight_decay": 0.01},
+        "optimizer": {"kind": "adamw", "learning_rate": 1e-3 if family == "rnn" else rate, "weight_decay": 0.01},
     }
     return model, training
 

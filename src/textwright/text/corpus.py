@@ -69,7 +69,7 @@ class Corpus:
 def counts(corpus: Corpus) -> Tensor:
     """How often each token stands in a corpus: (vocabulary,), int64."""
     total = torch.zeros(corpus.facts.vocabulary, dtype=torch.long)
-    for part in corpus.tokens.split(BATCH):
+    for part in torch.split(corpus.tokens, BATCH):
         total += part.long().bincount(minlength=len(total))
     return total
 

@@ -85,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, plain
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, above: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         # In place: nobody else holds these tensors, and one is as large as V.
         hidden, weight, bias = (None if leaf is None else leaf.mul_(above) for leaf in ctx.saved_tensors)
@@ -97,7 +97,7 @@ def _into_gradient(scores: Tensor, targets: Tensor, ignore: int, smoothing: floa
     vocabulary = scores.shape[1]
     size = max(1, BLOCK // vocabulary) if scores.device.type == "cpu" else max(1, len(scores))
     sums = torch.zeros(2, device=scores.device)
-    for part, own in zip(scores.split(size), targets.split(size), strict=True):
+    for part, own in zip(torch.split(scores, size), torch.split(targets, size), strict=True):
         skipped = (own == ignore)[:, None]
         own = own[:, None].masked_fill(skipped, 0)
         logarithms = part.log_softmax(1, dtype=torch.float32)
