@@ -17,6 +17,7 @@ from textwright.decoding.steering import PLAIN
 from textwright.decoding.strategies import Decoding, decode, decoding, stream
 from textwright.errors import ConfigError
 from textwright.evaluating.cache import CacheSettings, cached_panel
+from textwright.evaluating.dynamic import DynamicSettings, dynamic_panel
 from textwright.evaluating.perplexity import Panel, panel
 from textwright.evaluating.risk import least_risk
 from textwright.models import LanguageModel
@@ -195,13 +196,34 @@ class TextModel:
         """This model with its layers contrasted; see `decoding.combined.Dola`."""
         return self._with(Dola(self.network))
 
-    def evaluate(self, source: SourceConfig, *, stride: int | None = None, cache: CacheSettings | None = None) -> Panel:
+    def evaluate(
+        self,
+        source: SourceConfig,
+        *,
+        stride: int | None = None,
+        cache: CacheSettings | None = None,
+        dynamic: DynamicSettings | None = None,
+    ) -> Panel:
         """Perplexities on a text, tokenised by this run's tokenizer; in float32 and constant memory."""
         with tempfile.TemporaryDirectory() as folder:
             corpus = write(Path(folder) / "corpus", read(source), self.tokenizer)
-            if cache is not None:
-                return cached_panel(self.model, corpus, self.tokenizer.end, cache)
-            return panel(self.model, corpus, self.tokenizer.end, stride=stride)
+            return self.measure(corpus, stride=stride, cache=cache, dynamic=dynamic)
+
+    def measure(
+        self,
+        corpus: Corpus,
+        *,
+        stride: int | None = None,
+        cache: CacheSettings | None = None,
+        dynamic: DynamicSettings | None = None,
+    ) -> Panel:
+        """Perplexities on a text that is tokenised already: of the model itself, with a cache, or learning on."""
+        end = self.tokenizer.end
+        if cache is not None:
+            return cached_panel(self.model, corpus, end, cache)
+        if dynamic is not None:
+            return dynamic_panel(self.model, corpus, end, dynamic)
+        return panel(self.model, corpus, end, stride=stride)
 
     def _with(self, network: LanguageModel) -> TextModel:
         return TextModel(self.model, self.tokenizer, self.generation, self.config, network)

@@ -28,6 +28,10 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Words of a continuous cache, for recurrent runs; tuned on the validation text."),
     ] = None,
+    dynamic: Annotated[
+        bool,
+        typer.Option("--dynamic", help="Learn on from the text, for recurrent runs; tuned on the validation text."),
+    ] = False,
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
     language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
@@ -51,6 +55,8 @@ def evaluate(
 
     if seed is not None and not degeneration:
         raise ConfigError("--seed draws the texts of --degeneration, and nothing else is drawn: leave it out")
+    if dynamic and quantize is not None:
+        raise ConfigError("--dynamic changes the weights, and packed weights stay as they are: leave out --quantize")
     model = ways.opened(run, quantize)
     if isinstance(model, TextModel):
         options: dict[str, Any] = {
@@ -64,44 +70,50 @@ def evaluate(
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
         if degeneration:
-            _degeneration(model, run, {"--data": data, "--stride": stride, "--cache": cache}, seed or 0, json)
+            useless = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
+            _degeneration(model, run, useless, seed or 0, json)
         else:
-            _text(model, run, data, stride, cache, json)
+            _text(model, run, data, stride, cache, dynamic, json)
         return
     if degeneration:
         raise ConfigError(
             f"{run} was trained to {model.config.task}: --degeneration is for runs that go on writing a text"
         )
-    if stride is not None or cache is not None:
-        raise ConfigError(f"--{'stride' if stride is not None else 'cache'} is for runs on a text: leave it out")
+    texts = {"--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
+    if given := [name for name, value in texts.items() if value is not None]:
+        raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
     chosen = read_test(model, run, data, pairs, fields)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
 
-def _text(model: TextModel, run: Path, data: str | None, stride: int | None, cache: int | None, json: bool) -> None:
+def _text(
+    model: TextModel, run: Path, data: str | None, stride: int | None, cache: int | None, dynamic: bool, json: bool
+) -> None:
     from textwright.errors import ConfigError
-    from textwright.evaluating.cache import cached_panel, choose_cache
-    from textwright.evaluating.perplexity import panel
+    from textwright.evaluating.cache import choose_cache
+    from textwright.evaluating.dynamic import choose_dynamic
     from textwright.report import panel_table
     from textwright.text.corpus import open_prepared
     from textwright.text.sources import TABLES, SourceConfig, suffix
 
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
-    end = model.tokenizer.end
-    looking = None if cache is None else choose_cache(model.model, open_prepared(run / "data").valid, end, cache)
+    if cache is not None and dynamic:
+        raise ConfigError("--cache and --dynamic measure in two ways: give one of them")
+    network, end, folder = model.model, model.tokenizer.end, run / "data"
+    how: dict[str, Any] = {"stride": stride}
+    if cache is not None:
+        how["cache"] = choose_cache(network, open_prepared(folder).valid, end, cache)
+    if dynamic:
+        how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, end)
     if data is not None:
         trained = model.config.source  # documents are told apart as they were there; encodings may differ
         options = {"field": trained.field} if suffix(Path(data)) in TABLES else {"documents": trained.documents}
-        source = SourceConfig.parse({"path": data, **options})
-        name, result = data, model.evaluate(source, stride=stride, cache=looking)
+        name, result = data, model.evaluate(SourceConfig.parse({"path": data, **options}), **how)
     else:
-        prepared = open_prepared(run / "data")
+        prepared = open_prepared(folder)
         name, corpus = ("test", prepared.test) if prepared.test.facts.tokens else ("validation", prepared.valid)
-        if looking is not None:
-            result = cached_panel(model.model, corpus, end, looking)
-        else:
-            result = panel(model.model, corpus, end, stride=stride)
+        result = model.measure(corpus, **how)
     if json:
         typer.echo(result.model_dump_json(indent=2))
     else:
