@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textwright.training.gradients import entries
+
 
 def blame(model: nn.Module, run: Callable[[], object]) -> str:
     """Name the first place where a non-finite number appears.
@@ -29,7 +31,7 @@ def blame(model: nn.Module, run: Callable[[], object]) -> str:
     if found:
         return f"output of layer {found[0]}"
     for name, parameter in reversed(list(model.named_parameters())):
-        if parameter.grad is not None and not finite(parameter.grad):
+        if parameter.grad is not None and not finite(entries(parameter)):
             return f"gradient of {name}"
     return "the loss"
 

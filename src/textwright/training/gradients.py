@@ -16,10 +16,10 @@ def clip(model: nn.Module, limit: float) -> Tensor:
         the norm before clipping, a scalar that is not finite when any gradient is not: then nothing is scaled, so that
         one can still see which.
     """
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [entries(parameter) for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if limit and limit < float(norm) < math.inf:
-        nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
+        torch._foreach_mul_(gradients, limit / float(norm))
     return norm
 
 
@@ -28,8 +28,17 @@ def layer_norms(model: nn.Module) -> dict[str, float]:
     squares: dict[str, list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            squares[layer(name)].append(parameter.grad.square().sum())
+            squares[layer(name)].append(entries(parameter).square().sum())
     return {name: math.sqrt(float(torch.stack(parts).sum())) for name, parts in squares.items()}
+
+
+def entries(parameter: Tensor) -> Tensor:
+    """What stands in a parameter's gradient; of a sparse one, in the rows that it has. It is no copy."""
+    assert parameter.grad is not None
+    if not parameter.grad.is_sparse:
+        return parameter.grad
+    parameter.grad = parameter.grad.coalesce()  # a row may have come more than once
+    return parameter.grad.values()
 
 
 def layer(parameter: str) -> str:

@@ -82,7 +82,7 @@ class Trainer:
         self.batches = batches
         self.objective = Objective(model, config.label_smoothing, config.r_drop, sampler)
         self.wrapped = world.wrap(self.objective)
-        self.tensors = saves.Tensors(model, config.optimizer.build(model), self._average(model))
+        self.tensors = saves.Tensors(model, self._optimizer(model, sampler), self._average(model))
         self.progress = Progress(parts=config.accumulation)
         self.rejected = 0
         self._saved_at = self._began = time.monotonic()
@@ -398,6 +398,14 @@ class Trainer:
         progress = self.progress
         factor = self.config.schedule.share(share, progress.step + 1, progress.drops)
         return self.config.optimizer.learning_rate * factor * progress.easing
+
+    def _optimizer(self, model: LanguageModel, sampler: Sampler | None) -> torch.optim.Optimizer:
+        """Where the softmax is estimated from samples, a batch uses few rows of the tables of words."""
+        config = self.config.optimizer
+        if sampler is None or config.kind != "adamw":
+            return config.build(model)
+        model.embed.sparse = sampler.sparse = self.world.size == 1  # processes exchange dense gradients
+        return config.build_by_rows(model, [model.embed.weight, model.head.weight])
 
     def _average(self, model: LanguageModel) -> AveragedModel | None:
         averaging = self.config.averaging

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from textwright.config import Config
+from textwright.training.rows import RowAdamW
 
 
 class AdamConfig(Config):
@@ -23,6 +25,11 @@ class AdamConfig(Config):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
         return kind(groups(model, self.weight_decay), lr=self.learning_rate, betas=self.betas, fused=True)
+
+    def build_by_rows(self, model: nn.Module, tables: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """AdamW under which only the rows of `tables` move that a batch used."""
+        options = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
+        return RowAdamW(groups(model, self.weight_decay), tables, **options)
 
 
 class SGDConfig(Config):
@@ -40,11 +47,11 @@ class SGDConfig(Config):
 OptimizerConfig = Annotated[AdamConfig | SGDConfig, Field(discriminator="kind")]
 
 
-def groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The model's parameters in two groups: vectors (biases, gains) do not decay."""
     parameters = list(model.parameters())
-    matrices: dict[str, object] = {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay}
-    vectors: dict[str, object] = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+    matrices: dict[str, Any] = {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay}
+    vectors: dict[str, Any] = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
     return [group for group in (matrices, vectors) if group["params"]]
 
 

@@ -29,7 +29,12 @@ class Sampler:
     """Args:
     counts: (V,), how often each word stands in the training text.
     size: words drawn on average, targets not counted.
+
+    Attributes:
+        sparse: the gradient of the weight is a sparse tensor of the rows in S.
     """
+
+    sparse = False
 
     def __init__(self, counts: Tensor, size: int) -> None:
         counts = counts.double() + 1  # a word that never was seen can be a target all the same
@@ -51,7 +56,7 @@ class Sampler:
         offset = F.pad(-chance[words].log(), (0, filling), value=NEVER)
         words = F.pad(words, (0, filling))
         own = chance[targets.clamp(min=0)].log()  # the target itself weighs 1
-        rows = F.embedding(words, weight)
+        rows = F.embedding(words, weight, sparse=self.sparse)
         return cross_entropy(hidden, rows, offset if bias is None else offset + bias[words], places, ignore, own=own)
 
 
