@@ -62,6 +62,8 @@ class TextRun(BaseRun):
             raise ValueError(f"training.context {training.context} is larger than model.window {self.model.window}")
         if training.batch_tokens < training.context:
             raise ValueError(f"training.batch_tokens {training.batch_tokens} is less than a row of {training.context}")
+        if training.varied_context and isinstance(self.model, TransformerConfig):
+            raise ValueError("training.varied_context is for models that carry their state: leave it out")
         if training.softmax_samples >= self.model.vocab:
             raise ValueError(
                 f"training.softmax_samples {training.softmax_samples} is no less than the vocabulary of "

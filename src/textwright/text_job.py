@@ -103,7 +103,8 @@ class TextJob(Job):
         if model.window is not None:
             return Windows(corpus, training.context, training.batch_tokens, end, training.seed)
         rows = max(1, training.batch_tokens // training.context)
-        streams = Streams(corpus, rows, training.context, end, training.seed)
+        varied = training.varied_context
+        streams = Streams(corpus, rows, training.context, end, training.seed, varied=varied)
         if streams.rows % world.size:
             raise ConfigError(
                 f"{streams.rows} rows cannot be shared by {world.size} processes: "

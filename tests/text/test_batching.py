@@ -62,11 +62,11 @@ def test_windows(lengths: list[int], context: int, batch_tokens: int, seed: int)
         assert all(batch.fresh is None for batch in batches)
 
 
-@given(documents, st.integers(1, 6), st.integers(1, 20), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
-def test_streams(lengths: list[int], rows: int, time: int, seed: int) -> None:
+@given(documents, st.integers(1, 6), st.integers(1, 20), st.integers(0, 5), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_streams(lengths: list[int], rows: int, time: int, seed: int, varied: bool) -> None:
     data = corpus(lengths)
-    supply = Streams(data, rows, time, END, seed)
+    supply = Streams(data, rows, time, END, seed, varied=varied)
     for number in range(2):
         batches = epoch(supply, number)
         check(data, batches)
@@ -84,11 +84,12 @@ def test_streams(lengths: list[int], rows: int, time: int, seed: int) -> None:
         assert restarts <= 0.1 * supply.rows * len(batches) + 2
 
 
-@pytest.mark.parametrize("kind", ["windows", "streams"])
+@pytest.mark.parametrize("kind", ["windows", "streams", "varied"])
 @pytest.mark.parametrize("skip", [1, 7, 23])
 def test_resume_from_a_cursor(kind: str, skip: int) -> None:
     data = corpus([50, 3, 200, 1, 77, 18])
-    supply = Windows(data, 16, 64, END, 3) if kind == "windows" else Streams(data, 4, 9, END, 3)
+    streams = Streams(data, 4, 9, END, 3, varied=kind == "varied")
+    supply = Windows(data, 16, 64, END, 3) if kind == "windows" else streams
     through = list(islice(supply.batches(Cursor()), skip + 15))
     saved = Cursor.parse(through[skip - 1][1].dump())
     resumed = list(islice(supply.batches(saved), 15))
@@ -96,6 +97,7 @@ def test_resume_from_a_cursor(kind: str, skip: int) -> None:
         assert cursor == cursor_again
         assert torch.equal(batch.tokens, again.tokens)
         assert torch.equal(batch.targets, again.targets)
+        assert batch.share == again.share
 
 
 def test_epochs_differ_in_order_and_in_cuts() -> None:
@@ -159,3 +161,15 @@ def test_streams_restart_now_and_then_but_never_when_they_are_scored() -> None:
         shares.append(float(torch.stack([batch.fresh for batch in batches]).double().mean()))
     assert 0.01 < shares[0] < 0.03
     assert shares[1] == pytest.approx(1 / len(batches))
+
+
+def test_varied_streams_have_lengths_around_the_usual_one() -> None:
+    batches = epoch(Streams(corpus([400_000]), 4, 70, END, 1, varied=True))[:-8]  # the last ones end with the corpus
+    lengths = torch.tensor([batch.tokens.shape[1] for batch in batches]).double()
+    assert [batch.share for batch in batches] == pytest.approx((lengths / 70).tolist())
+    short = lengths < 52
+    assert 0.02 < float(short.double().mean()) < 0.08
+    assert abs(float(lengths[~short].mean()) - 70) < 1
+    assert abs(float(lengths[short].mean()) - 35) < 3
+    assert 4 < float(lengths[~short].std()) < 6
+    assert all(batch.share == 1 for batch in epoch(Streams(corpus([4000]), 4, 70, END, 1)))

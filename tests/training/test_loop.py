@@ -12,10 +12,12 @@ from small import MODELS, Recorder, corpus, losses, trainer
 
 from textwright.config import Config
 from textwright.errors import TrainingError
+from textwright.text.batching import Streams
 from textwright.training import loop
+from textwright.training.loop import triggered
 from textwright.training.optimizer import AdamConfig, ConstantSchedule, CosineSchedule, PlateauSchedule, SGDConfig
-from textwright.training.records import Look, Progress
-from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging
+from textwright.training.records import EvaluationRecord, Look, Progress
+from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging, TriggeredAveraging
 
 
 class Stopper(Recorder):
@@ -240,3 +242,42 @@ def test_tail_averaging_evaluates_the_mean_of_weights(tmp_path: Path) -> None:
     subject.run()
     averaged = subject.tensors.average.module.embed.weight
     torch.testing.assert_close(averaged, torch.stack(seen).mean(0))
+
+
+def test_triggered() -> None:
+    def records(losses: list[float]) -> list[EvaluationRecord]:
+        common = {"step": 0, "epoch": 0, "share": 0.0, "train_loss": None, "tokens": 0, "seconds": 0.0, "best": False}
+        return [EvaluationRecord(valid_loss=loss, **common) for loss in losses]
+
+    falling = [5.0, 4.0, 3.0, 2.0, 1.0]
+    assert not triggered(records(falling), 1)
+    assert not triggered(records([*falling, 1.5]), 1)  # not above the best of all but the one before
+    assert triggered(records([*falling, 1.5, 1.2]), 1)
+    assert triggered(records([*falling, 2.5]), 1)
+    assert not triggered(records([*falling, 2.5]), 3)
+    assert triggered(records([*falling, 4.5, 0.5, 0.4]), 3)  # once is enough
+    assert not triggered([], 1)
+
+
+def test_triggered_averaging_begins_when_the_validation_loss_rises(tmp_path: Path) -> None:
+    """Under a rate that spoils the weights it does; until then the weights themselves are evaluated."""
+    options = {"averaging": TriggeredAveraging(patience=1), "evaluations": 12, "steps": 24}
+    calm = trainer(tmp_path / "calm", "gru", **options)
+    wild = trainer(tmp_path / "wild", "gru", optimizer=SGDConfig(learning_rate=300.0), clip=0.0, **options)
+    steps = []
+    for subject in (calm, wild):
+        progress = subject.run()
+        begins = [n for n in range(len(progress.evaluations)) if triggered(progress.evaluations[: n + 1], 1)]
+        averaged = progress.step - progress.evaluations[begins[0]].step if begins else 0
+        assert int(subject.tensors.average.n_averaged) == averaged
+        steps.append(averaged)
+    assert steps[0] == 0 < steps[1]
+
+
+def test_the_rate_follows_the_length_of_a_batch(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, "gru", steps=40, schedule=ConstantSchedule(warmup=0))
+    subject.batches = Streams(corpus([4000]), 8, 16, 0, 0, varied=True)
+    records = subject.run().steps
+    rates = {round(record.learning_rate / 1e-3 * 16, 6) for record in records}
+    assert len(rates) > 5
+    assert rates == {float(round(rate)) for rate in rates}  # whole tokens of sixteen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from textwright.text.corpus import Corpus
 
 IGNORE = -100  # target that carries no loss: padding
 RESTARTS = 0.02  # share of a stream's stretches that begin without memory, so that beginnings are learned, too
+HALVED, SPREAD, SHORTEST = 0.05, 5.0, 5  # varied stretches: share of half length, standard deviation and least tokens
 POOL = 64  # batches whose windows are sorted by length together, to pad little
 
 
@@ -36,6 +38,7 @@ class Batch:
         source: (rows, places) int64, what the text is written from, zeros after `source_lengths` (rows,); None where
             texts go on from themselves alone.
         plain: number of targets as the corpus counts them, where they are read in other pieces; None: as they are.
+        share: of the usual length; the learning rate follows it.
     """
 
     tokens: Tensor
@@ -45,6 +48,7 @@ class Batch:
     source: Tensor | None = None
     source_lengths: Tensor | None = None
     plain: int | None = None
+    share: float = 1.0
 
     @property
     def count(self) -> int:
@@ -147,10 +151,15 @@ class Streams:
     The corpus is cut into `rows` stretches of equal length, at a random phase each epoch (at none without a seed). A
     row stops at the end of a document and begins the next one fresh in the next batch. Now and then a row forgets in
     the middle of a document: a model that never begins relies on a memory that no reader starts with.
+
+    With `varied`, batches are of different lengths around `time`, so that stretches are not cut at the same places in
+    every epoch and no token is always the last that a gradient reaches (Merity et al. 2018, section 4.1).
     """
 
-    def __init__(self, corpus: Corpus, rows: int, time: int, end: int, seed: int | None) -> None:
-        self.corpus, self.time, self.end, self.seed = corpus, time, end, seed
+    def __init__(
+        self, corpus: Corpus, rows: int, time: int, end: int, seed: int | None, *, varied: bool = False
+    ) -> None:
+        self.corpus, self.time, self.end, self.seed, self.varied = corpus, time, end, seed, varied
         self.total = len(corpus.tokens)
         self.rows = max(1, min(rows, self.total // max(1, min(time, self.total))))
 
@@ -163,12 +172,23 @@ class Streams:
             while bool((read < goal).any()):
                 place = (first + read) % self.total
                 stop = self.corpus.ends[torch.searchsorted(self.corpus.ends, place, right=True)]
-                length = torch.minimum(goal - read, stop - place).clamp(max=self.time)
+                time = self._time(cursor.epoch, read)
+                length = torch.minimum(goal - read, stop - place).clamp(max=time)
                 fresh = (read == 0) | self._begins(place) | self._restarts(cursor.epoch, read)
                 read = read + length
                 cursor = Cursor(epoch=cursor.epoch, read=tuple(read.tolist()))
-                yield gather(self.corpus, place, length, self.end, fresh), cursor
+                batch = gather(self.corpus, place, length, self.end, fresh)
+                yield replace(batch, share=time / self.time), cursor
             cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def _time(self, epoch: int, read: Tensor) -> int:
+        """Most tokens of a row in the batch that comes after `read`."""
+        if not self.varied or self.seed is None:
+            return self.time
+        key = (self.seed, epoch, int(read.sum()))
+        mean = self.time / 2 if below(1000, *key, 4) < 1000 * HALVED else self.time
+        drawn = NormalDist(mean, SPREAD).inv_cdf((below(2**30, *key, 5) + 0.5) / 2**30)
+        return max(min(SHORTEST, self.time), round(drawn))
 
     def _restarts(self, epoch: int, read: Tensor) -> Tensor:
         """(rows,) bool: the row forgets here, by chance; never without a seed."""

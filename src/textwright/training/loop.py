@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Trainer:
 
     def _step(self, share: float, batch: Batch, cursor: Cursor) -> bool:
         """One optimiser step; False when training was rolled back."""
-        rate = self._rate(share)
+        rate = self._rate(share) * batch.share
         self.objective.sampled = self.config.scheduled_sampling * share
         for group in self.tensors.optimizer.param_groups:
             group["lr"] = rate
@@ -417,8 +417,11 @@ class Trainer:
 
     def _update_average(self, share: float) -> None:
         averaging, average = self.config.averaging, self.tensors.average
-        if average is not None and (averaging.kind != "tail" or share >= 1 - averaging.tail):
-            average.update_parameters(self.tensors.model)
+        if average is None or (averaging.kind == "tail" and share < 1 - averaging.tail):
+            return
+        if averaging.kind == "triggered" and not triggered(self.progress.evaluations, averaging.patience):
+            return
+        average.update_parameters(self.tensors.model)
 
     def _candidate(self) -> LanguageModel:
         """The model to evaluate and keep: the average of weights, once there is one."""
@@ -439,6 +442,12 @@ def moving(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averages, weights, 1 - kept)
 
     return update
+
+
+def triggered(evaluations: Sequence[EvaluationRecord], patience: int) -> bool:
+    """The loss of an evaluation was above the best of those that lay `patience` evaluations or more before it."""
+    losses = [record.valid_loss for record in evaluations]
+    return any(loss > min(losses[: place - patience]) for place, loss in enumerate(losses) if place > patience)
 
 
 def is_memory(error: BaseException) -> bool:

@@ -57,7 +57,17 @@ class TailAveraging(Config):
     tail: float = Field(0.25, gt=0, le=1, description="share of the budget that is averaged")
 
 
-AveragingConfig = Annotated[NoAveraging | EMAAveraging | TailAveraging, Field(discriminator="kind")]
+class TriggeredAveraging(Config):
+    """Evaluate and keep the mean of the weights since the validation loss stopped falling: NT-ASGD (Merity et al. 2018,
+    algorithm 1), for a rate that stays high."""
+
+    kind: Literal["triggered"] = "triggered"
+    patience: int = Field(5, ge=1, description="evaluations before the latest that it is not compared with")
+
+
+AveragingConfig = Annotated[
+    NoAveraging | EMAAveraging | TailAveraging | TriggeredAveraging, Field(discriminator="kind")
+]
 
 
 class TrainingConfig(Config):
@@ -89,6 +99,7 @@ class TextTraining(TrainingConfig):
     """Of texts that go on: they are cut into rows."""
 
     context: int = Field(256, gt=0, description="tokens a row is trained on at once")
+    varied_context: bool = Field(False, description="recurrent models: stretches of different lengths around it")
     softmax_samples: int = Field(
         0, ge=0, description="words that the softmax is estimated from in training, for large vocabularies; 0: all"
     )
