@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from textwright.models import LanguageModel, LSTMConfig, TransformerConfig
@@ -66,8 +67,9 @@ def training() -> list[dict[str, Any]]:
         ),
         "textwright, bfloat16": our_step(config.build(), tokens, "bfloat16"),
     }
+    work = matrix_work(contestants["plain PyTorch loop, float32"])
     seconds = side_by_side(contestants, 2)
-    return rows_of("training step, 10.7 M Transformer, dropout 0.2", seconds, rows * time_, "tokens/s")
+    return rows_of("training step, 10.7 M Transformer, dropout 0.2", seconds, rows * time_, "tokens/s", work)
 
 
 def recurrent() -> list[dict[str, Any]]:
@@ -87,7 +89,11 @@ def recurrent() -> list[dict[str, Any]]:
 
 
 def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler: Sampler | None = None) -> Step:
-    objective, optimizer = Objective(model.train(), sampler=sampler), AdamConfig().build(model)
+    objective, adam = Objective(model.train(), sampler=sampler), AdamConfig()
+    optimizer = adam.build(model)
+    if sampler is not None:
+        model.embed.sparse = sampler.sparse = True
+        optimizer = adam.build_by_rows(model, [model.embed.weight])
     batch = Batch(tokens, tokens, None, None)
 
     def step() -> None:
@@ -137,13 +143,23 @@ def plain_step(
     return step
 
 
-def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str) -> list[dict[str, Any]]:
-    """One row a contestant; the ratio is to the first, the peer."""
+def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str, work: int = 0) -> list[dict[str, Any]]:
+    """One row a contestant; the ratio is to the first, the peer. `work`: operations in matrix products."""
     first = next(iter(seconds.values()))
-    return [
-        {"what": what, "who": who, "rate": amount / value, "unit": unit, "seconds": value, "ratio": first / value}
-        for who, value in seconds.items()
-    ]
+    rows = []
+    for who, value in seconds.items():
+        row = {"what": what, "who": who, "rate": amount / value, "unit": unit, "seconds": value, "ratio": first / value}
+        if work:
+            row["GFLOP/s"] = work / value / 1e9
+        rows.append(row)
+    return rows
+
+
+def matrix_work(step: Step) -> int:
+    """Operations of the matrix products in a step, forward and backward; 2 for a multiplication with its addition."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def main() -> None:
@@ -163,10 +179,11 @@ def main() -> None:
     for part in chosen:
         results = parts[part]()
         (RESULTS / f"{part}.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-        print("\n| what | who | rate | seconds | ratio |\n|---|---|---:|---:|---:|")
+        print("\n| what | who | rate | seconds | ratio | GFLOP/s |\n|---|---|---:|---:|---:|---:|")
         for row in results:
             rate, ratio = f"{row['rate']:,.0f} {row['unit']}", f"{row['ratio']:.2f}"
-            print(f"| {row['what']} | {row['who']} | {rate} | {row['seconds']:.3f} | {ratio} |", flush=True)
+            work = f"{row['GFLOP/s']:,.0f}" if "GFLOP/s" in row else ""
+            print(f"| {row['what']} | {row['who']} | {rate} | {row['seconds']:.3f} | {ratio} | {work} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from textwright.errors import ConfigError, DataError
 from textwright.fit import job_of
-from textwright.recipes import list_recipes, read_recipe
+from textwright.recipes import changed, list_recipes, read_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -19,6 +21,25 @@ def test_every_recipe_can_be_asked_for(path: Path, monkeypatch: pytest.MonkeyPat
     request = read_recipe(path).run
     job_of(request).check(request)
     assert all(source["path"].startswith("/data/") for source in request.get("pairs") or [request["source"]])
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_of_a_recipe_has_its_hash(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTWRIGHT_DATA", "/data")
+    recipe = read_recipe(path)
+    named = set(re.findall(r"/data/[^']+", str(recipe.run)))
+    assert recipe.sha256.keys() == named
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in recipe.sha256.values())
+
+
+def test_the_corpora_at_hand_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Path(os.environ.get("TEXTWRIGHT_DATA", FOLDER.parent / ".." / "shared" / "data"))
+    if not data.is_dir():
+        pytest.skip(f"no corpora in {data}")
+    monkeypatch.setenv("TEXTWRIGHT_DATA", str(data))
+    assert {name: changed(read_recipe(FOLDER / f"{name}.yaml")) for name, _ in list_recipes(FOLDER)} == {
+        name: [] for name, _ in list_recipes(FOLDER)
+    }
 
 
 def test_all_are_listed() -> None:

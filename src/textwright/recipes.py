@@ -3,6 +3,7 @@
     about: what it shows
     needs: the data, and where it comes from
     run: {task: …, pairs: …, model: …, training: …}       as in config.json; what is left out is planned
+    sha256: {${TEXTWRIGHT_DATA}/…: 9c2a…}                 of the files it was measured with
     results: [{text: test_2016_flickr, metric: BLEU, value: 39.2, range: 0.8, …}]
 
 Paths may begin with ${TEXTWRIGHT_DATA}, the folder that holds the corpora.
@@ -10,6 +11,7 @@ Paths may begin with ${TEXTWRIGHT_DATA}, the folder that holds the corpora.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -54,6 +56,7 @@ class Recipe(Config):
     about: str
     needs: str
     run: dict[str, Any]
+    sha256: dict[str, str] = Field(default_factory=dict)
     results: tuple[Result, ...] = ()
 
 
@@ -78,7 +81,18 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected the keys about, needs, run and results, got {type(data).__name__}")
     recipe = Recipe.parse(data, str(path))
-    return recipe.model_copy(update={"run": _filled(recipe.run, recipe.needs)})
+    run, hashes = (_filled(part, recipe.needs) for part in (recipe.run, recipe.sha256))
+    return recipe.model_copy(update={"run": run, "sha256": hashes})
+
+
+def changed(recipe: Recipe) -> list[str]:
+    """Files of a recipe that are there, but are not what its results were measured with."""
+    return [path for path, digest in recipe.sha256.items() if Path(path).is_file() and sha256(Path(path)) != digest]
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def list_recipes(folder: Path) -> list[tuple[str, Recipe]]:
@@ -91,7 +105,7 @@ def list_recipes(folder: Path) -> list[tuple[str, Recipe]]:
 
 def _filled(value: Any, needs: str) -> Any:
     if isinstance(value, dict):
-        return {key: _filled(item, needs) for key, item in value.items()}
+        return {_filled(key, needs): _filled(item, needs) for key, item in value.items()}
     if isinstance(value, list):
         return [_filled(item, needs) for item in value]
     return VARIABLE.sub(lambda match: _variable(match[1], needs), value) if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -184,3 +185,18 @@ def test_chinese_without_any_option(run: Run, tmp_path: Path) -> None:
     assert " " not in output["text"]
     assert "�" not in output["text"]
     assert set(output["text"]) & set("明月光疑是地上霜举头望低思故乡")
+
+
+def test_a_recipe_says_when_its_data_are_others(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEXTWRIGHT_DATA", str(text.parent))
+    lines = ["about: a poem", "needs: poem.txt", "run:", '  source: {path: "${TEXTWRIGHT_DATA}/poem.txt"}']
+    lines += ["  tokenizer: {kind: char}", "  model: {family: gru, width: 16, layers: 1}"]
+    lines += ["  training: {budget: {steps: 3}, evaluations: 1}", "sha256:"]
+    recipe, digest = tmp_path / "poem.yaml", hashlib.sha256(text.read_bytes()).hexdigest()
+    for number, known in enumerate((digest, digest[::-1])):
+        recipe.write_text("\n".join([*lines, f'  "${{TEXTWRIGHT_DATA}}/poem.txt": {known}', ""]), encoding="utf-8")
+        done = run("train", recipe, "--out", tmp_path / str(number))
+        assert done.code == 0, done.err
+        assert ("poem.txt is not the file that the results" in done.err) == bool(number)

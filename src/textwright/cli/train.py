@@ -96,11 +96,15 @@ def _recipe(
     path: Path, budget: tuple[float | None, int | None, float | None], seed: int | None, settings: tuple[str, ...]
 ) -> dict[str, Any]:
     """A recipe's request, with another budget or seed if they were given."""
+    from textwright.cli.sources import tell
     from textwright.config import override
-    from textwright.recipes import read_recipe
+    from textwright.recipes import changed, read_recipe
     from textwright.run import merge
 
-    request = dict(read_recipe(path).run)
+    recipe = read_recipe(path)
+    for file in changed(recipe):
+        tell(f"{file} is not the file that the results in {path} were measured with: expect other figures")
+    request = dict(recipe.run)
     given = {name: value for name, value in zip(("minutes", "steps", "epochs"), budget, strict=True) if value}
     if given:
         request = merge(request, {"training": {"budget": {}}})

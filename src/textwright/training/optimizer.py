@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from textwright.config import Config
+from textwright.training.muon import Together
 from textwright.training.rows import RowAdamW
 
 
@@ -44,7 +45,31 @@ class SGDConfig(Config):
         return torch.optim.SGD(groups(model, self.weight_decay), lr=self.learning_rate, momentum=self.momentum)
 
 
-OptimizerConfig = Annotated[AdamConfig | SGDConfig, Field(discriminator="kind")]
+class MuonConfig(Config):
+    """Muon for the matrices of the layers, AdamW for the rest; see `training.muon`."""
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    momentum: float = Field(0.95, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.1, ge=0)
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+        inner = [p for name, p in model.named_parameters() if p.ndim == 2 and p not in tables and "head" not in name]
+        others = nn.ParameterList([p for p in model.parameters() if not any(p is matrix for matrix in inner)])
+        muon = torch.optim.Muon(
+            inner,
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        adam = AdamConfig(betas=self.betas, weight_decay=self.weight_decay, learning_rate=self.learning_rate)
+        return Together(muon, adam.build(others))
+
+
+OptimizerConfig = Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="kind")]
 
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

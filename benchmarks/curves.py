@@ -1,0 +1,214 @@
+"""Training curves at equal time: ours, and the loops that people write themselves, on the same text and machine.
+
+    python benchmarks/curves.py tinyshakespeare DATA          # DATA holds tinyshakespeare/input.txt; 3 minutes each
+    python benchmarks/curves.py wikitext-2 DATA --minutes 15  # and wikitext-2/train.txt, valid.txt
+
+One contestant after the other, nothing else running. The peers' clock stands still while they are evaluated, ours does
+not. All are measured on the same first tokens of the validation text. Curves go to benchmarks/results/ and docs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import textwright
+from textwright.evaluating.perplexity import head
+from textwright.text.batching import Batch, Cursor, Streams, strided
+from textwright.text.corpus import Corpus, Prepared, open_prepared
+from textwright.text_job import QUICK
+from textwright.training import state as saves
+from textwright.training.records import Progress
+
+LOOKS = 8  # evaluations of a peer
+HERE = Path(__file__).parent
+Curve = list[tuple[float, float]]  # seconds of training, validation loss in nats a token
+
+
+class Peer(NamedTuple):
+    """A loop: a step gets the share of the time that is spent, `evaluate` gives a loss."""
+
+    step: Callable[[float], None]
+    evaluate: Callable[[], float]
+
+
+def nano_gpt(data: Prepared) -> Peer:
+    """nanoGPT's recipe for a CPU: 4 layers of 128, windows of 64, batches of 12, AdamW 1e-3 with a cosine, float32."""
+    torch.manual_seed(0)
+    shape = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": data.train.facts.vocabulary}
+    model = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    text, steps = data.train.tokens, iter(range(10**9))
+
+    def step(share: float) -> None:
+        rate = min(1.0, (next(steps) + 1) / 100) * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+        optimizer.param_groups[0]["lr"] = 1e-3 * rate
+        start = torch.randint(len(text) - 64, (12, 1)) + torch.arange(65)
+        rows = text[start].long()
+        update(model, optimizer, model(rows[:, :-1]).logits, rows[:, 1:], 1.0)
+
+    def forward(batch: Batch) -> Tensor:
+        return model(batch.tokens).logits
+
+    def evaluate() -> float:
+        return mean_loss(model, forward, strided(part(data), 64, 64, 8192, data.tokenizer.end))
+
+    return Peer(step, evaluate)
+
+
+def plain_lstm(
+    data: Prepared, width: int, rows: int, time_: int, clip: float, optimizer: Callable[[Any], torch.optim.Optimizer]
+) -> Peer:
+    """torch.nn.LSTM in the classic loop: two layers, contiguous text, the state carried over, float32."""
+    torch.manual_seed(0)
+    vocabulary = data.train.facts.vocabulary
+    embed, cell = nn.Embedding(vocabulary, width), nn.LSTM(width, width, 2, dropout=0.2, batch_first=True)
+    out = nn.Linear(width, vocabulary)
+    nn.init.uniform_(embed.weight, -0.1, 0.1)
+    out.weight = embed.weight
+    nn.init.zeros_(out.bias)
+    model = nn.ModuleList([embed, cell, out])
+    updates = optimizer(model.parameters())
+    text = data.train.tokens
+    columns = len(text) // rows
+    stretches = text[: columns * rows].view(rows, columns).long()
+    place, state = 0, None
+
+    def read(tokens: Tensor, before: Any) -> tuple[Tensor, Any]:
+        y, after = cell(F.dropout(embed(tokens), 0.2, model.training), before)
+        return out(F.dropout(y, 0.2, model.training)), after
+
+    def step(share: float) -> None:
+        nonlocal place, state
+        if place + time_ + 1 > columns:
+            place, state = 0, None
+        logits, after = read(stretches[:, place : place + time_], state)
+        update(model, updates, logits, stretches[:, place + 1 : place + time_ + 1], clip)
+        place, state = place + time_, tuple(leaf.detach() for leaf in after)
+
+    def evaluate() -> float:
+        carried = None
+
+        def forward(batch: Batch) -> Tensor:
+            nonlocal carried
+            logits, carried = read(batch.tokens, carried)
+            return logits
+
+        supply = Streams(part(data), 1, 128, data.tokenizer.end, None).batches(Cursor())
+        return mean_loss(model, forward, (batch for batch, cursor in until_end(supply)))
+
+    return Peer(step, evaluate)
+
+
+def until_end(supply: Iterator[tuple[Batch, Cursor]]) -> Iterator[tuple[Batch, Cursor]]:
+    for batch, cursor in supply:
+        if cursor.epoch:
+            return
+        yield batch, cursor
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, logits: Tensor, targets: Tensor, clip: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, forward: Callable[[Batch], Tensor], batches: Iterator[Batch]) -> float:
+    model.eval()
+    total, count = 0.0, 0
+    for batch in batches:
+        losses = F.cross_entropy(forward(batch).flatten(0, 1), batch.targets.flatten(), reduction="sum")
+        total, count = total + float(losses), count + int((batch.targets >= 0).sum())
+    model.train()
+    return total / count
+
+
+def part(data: Prepared) -> Corpus:
+    """What our runs look at while they train."""
+    return head(data.valid, QUICK)
+
+
+def peer_curve(peer: Peer, seconds: float) -> Curve:
+    curve, spent, looks = [(0.0, peer.evaluate())], 0.0, 0
+    while spent < seconds:
+        begin = time.perf_counter()
+        peer.step(spent / seconds)
+        spent += time.perf_counter() - begin
+        if spent >= seconds * (looks + 1) / LOOKS:
+            looks += 1
+            curve.append((spent, peer.evaluate()))
+            print(f"  {spent:.0f} s  {curve[-1][1]:.4f}", flush=True)
+    return curve
+
+
+def our_curve(folder: Path) -> Curve:
+    """What a run of ours has written down about itself."""
+    save = saves.newest(folder / "training")
+    assert save is not None
+    progress = Progress.parse(json.loads((save / "progress.json").read_text(encoding="utf-8")))
+    return [(record.seconds, record.valid_loss) for record in progress.evaluations]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", choices=["tinyshakespeare", "wikitext-2"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    asked = parser.parse_args()
+    small, folder = asked.corpus == "tinyshakespeare", asked.data / asked.corpus
+    source = folder / ("input.txt" if small else "train.txt")
+    options: dict[str, Any] = {"tokenizer": "char"} if small else {"tokenizer": "word", "valid": folder / "valid.txt"}
+    curves: dict[str, Curve] = {}
+    with tempfile.TemporaryDirectory() as runs:
+        for family in ("transformer", "lstm") if small else ("lstm",):
+            out = Path(runs) / family
+            textwright.train(source, model=family, minutes=asked.minutes, out=out, **options)
+            curves[f"textwright, {family}"] = our_curve(out)
+        data = open_prepared(out / "data")
+        peers: dict[str, Callable[[], Peer]] = {
+            "nanoGPT's CPU recipe": lambda: nano_gpt(data),
+            "char-rnn's LSTM recipe": lambda: plain_lstm(
+                data, 128, 50, 50, 5.0, lambda weights: torch.optim.RMSprop(weights, lr=2e-3, alpha=0.95)
+            ),
+        }
+        words = {
+            "pytorch/examples' LSTM 200": lambda: plain_lstm(
+                data, 200, 20, 35, 0.25, lambda weights: torch.optim.SGD(weights, lr=20.0)
+            )
+        }
+        for name, make in (peers if small else words).items():
+            print(name, flush=True)
+            curves[name] = peer_curve(make(), 60 * asked.minutes)
+    result = {"corpus": asked.corpus, "minutes": asked.minutes, "unit": "nats a token", "curves": curves}
+    (HERE / "results" / f"curves-{asked.corpus}.json").write_text(json.dumps(result, indent=1) + "\n")
+    picture(curves, HERE.parent / "docs" / f"curves-{asked.corpus}.svg")
+    for name, curve in curves.items():
+        print(f"{name}: {curve[-1][1]:.4f} after {curve[-1][0]:.0f} s")
+
+
+def picture(curves: dict[str, Curve], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, curve in curves.items():
+        axes.plot(*zip(*curve[1:], strict=True), marker="o", markersize=3, label=name)
+    axes.set(xlabel="seconds of training", ylabel="validation loss, nats a token")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
