@@ -19,7 +19,7 @@ from textwright.report import panel_table
 from textwright.reporting import Section
 from textwright.run import GenerationConfig, PairRun, TextRun, read_generation, write_generation
 from textwright.text.batching import Batches, Streams, Windows
-from textwright.text.corpus import Progress, counts, open_prepared, prepare
+from textwright.text.corpus import Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training.hardware import Hardware
@@ -114,7 +114,10 @@ class TextJob(Job):
 
     def sampler(self, device: torch.device) -> Sampler | None:
         size = self.config.training.softmax_samples
-        return Sampler(counts(self.data.train).to(device), size) if size else None
+        if not size:
+            return None
+        corpus = self.data.train
+        return Sampler(counted(corpus, corpus.facts.vocabulary).to(device), size)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         part = head(self.data.valid, QUICK if trained else FIRST)

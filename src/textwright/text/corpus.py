@@ -66,14 +66,6 @@ class Corpus:
     facts: Facts
 
 
-def counts(corpus: Corpus) -> Tensor:
-    """How often each token stands in a corpus: (vocabulary,), int64."""
-    total = torch.zeros(corpus.facts.vocabulary, dtype=torch.long)
-    for part in torch.split(corpus.tokens, BATCH):
-        total += part.long().bincount(minlength=len(total))
-    return total
-
-
 class Prepared(NamedTuple):
     """A corpus for each purpose (`test` may be empty) and the tokenizer they share."""
 
