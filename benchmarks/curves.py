@@ -2,6 +2,7 @@
 
     python benchmarks/curves.py tinyshakespeare DATA          # DATA holds tinyshakespeare/input.txt; 3 minutes each
     python benchmarks/curves.py wikitext-2 DATA --minutes 15  # and wikitext-2/train.txt, valid.txt
+    …curves.py tinyshakespeare DATA --trainer PYTHON          # an interpreter with transformers and accelerate
 
 One contestant after the other, nothing else running. The peers' clock stands still while they are evaluated, ours does
 not. All are measured on the same first tokens of the validation text. Curves go to benchmarks/results/ and docs/.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -155,6 +157,15 @@ def peer_curve(peer: Peer, seconds: float) -> Curve:
     return curve
 
 
+def trainer_curve(python: str, data: Prepared, seconds: float, folder: Path) -> Curve:
+    """Hugging Face's Trainer, in a process and an environment of its own."""
+    texts = (data.train.tokens.long(), part(data).tokens.long(), data.train.facts.vocabulary, data.tokenizer.end)
+    torch.save(texts, folder / "tokens.pt")
+    command = [python, str(HERE / "peers" / "trainer.py"), str(folder / "tokens.pt"), str(seconds)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [(spent, loss) for spent, loss in json.loads(output.splitlines()[-1])]
+
+
 def our_curve(folder: Path) -> Curve:
     """What a run of ours has written down about itself."""
     save = saves.newest(folder / "training")
@@ -168,6 +179,7 @@ def main() -> None:
     parser.add_argument("corpus", choices=["tinyshakespeare", "wikitext-2"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--trainer", metavar="PYTHON")
     asked = parser.parse_args()
     small, folder = asked.corpus == "tinyshakespeare", asked.data / asked.corpus
     source = folder / ("input.txt" if small else "train.txt")
@@ -193,6 +205,8 @@ def main() -> None:
         for name, make in (peers if small else words).items():
             print(name, flush=True)
             curves[name] = peer_curve(make(), 60 * asked.minutes)
+        if asked.trainer and small:
+            curves["Hugging Face Trainer"] = trainer_curve(asked.trainer, data, 60 * asked.minutes, Path(runs))
     result = {"corpus": asked.corpus, "minutes": asked.minutes, "unit": "nats a token", "curves": curves}
     (HERE / "results" / f"curves-{asked.corpus}.json").write_text(json.dumps(result, indent=1) + "\n")
     picture(curves, HERE.parent / "docs" / f"curves-{asked.corpus}.svg")
@@ -203,7 +217,7 @@ def main() -> None:
 def picture(curves: dict[str, Curve], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, curve in curves.items():
-        axes.plot(*zip(*curve[1:], strict=True), marker="o", markersize=3, label=name)
+        axes.plot(*zip(*[point for point in curve if point[0]], strict=True), marker="o", markersize=3, label=name)
     axes.set(xlabel="seconds of training", ylabel="validation loss, nats a token")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
