@@ -42,7 +42,8 @@ class NextToken(Trainer):
 class Looks(TrainerCallback):
     def __init__(self, ids, end, steps):
         count = len(ids) // BLOCK
-        self.rows, self.end = ids[: count * BLOCK].view(count, BLOCK), end
+        shifted = torch.cat([torch.tensor([end]), ids])
+        self.inputs, self.rows = (x[: count * BLOCK].view(count, BLOCK) for x in (shifted, ids))
         self.every, self.spent, self.curve = max(1, steps // LOOKS), 0.0, []
 
     def on_train_begin(self, args, state, control, **more):
@@ -57,10 +58,9 @@ class Looks(TrainerCallback):
     @torch.no_grad()
     def loss(self, model):
         model.eval()
-        inputs = F.pad(self.rows[:, :-1], (1, 0), value=self.end)  # nothing before a window's first token
         total = sum(
             float(F.cross_entropy(model(x).logits.flatten(0, 1), y.flatten(), reduction="sum"))
-            for x, y in zip(inputs.split(128), self.rows.split(128), strict=True)
+            for x, y in zip(self.inputs.split(128), self.rows.split(128), strict=True)
         )
         model.train()
         return total / self.rows.numel()
