@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: .venv/core
 	$(BIN)/textwright train builtin:python-docs --minutes 3 --out runs/demo
@@ -18,7 +18,12 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/curves.py tinyshakespeare
 	$(BIN)/python benchmarks/generation.py
+
+bench-gpu: .venv/dev
+	$(BIN)/python benchmarks/run.py gpu
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,8 +4,9 @@
     python benchmarks/curves.py wikitext-2 DATA --minutes 15  # and wikitext-2/train.txt, valid.txt
     …curves.py tinyshakespeare DATA --trainer PYTHON          # an interpreter with transformers and accelerate
 
-One contestant after the other, nothing else running. The peers' clock stands still while they are evaluated, ours does
-not. All are measured on the same first tokens of the validation text. Curves go to benchmarks/results/ and docs/.
+DATA is $TEXTWRIGHT_DATA if it is left out. One contestant after the other, nothing else running. The peers' clock stands
+still while they are evaluated, ours does not. All are measured on the same first tokens of the validation text. Curves
+go to benchmarks/results/ and docs/.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import tempfile
 import time
@@ -177,11 +179,13 @@ def our_curve(folder: Path) -> Curve:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", choices=["tinyshakespeare", "wikitext-2"])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", default=os.environ.get("TEXTWRIGHT_DATA", "../shared/data"))
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--trainer", metavar="PYTHON")
     asked = parser.parse_args()
     small, folder = asked.corpus == "tinyshakespeare", asked.data / asked.corpus
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not there: give the folder that holds it, or export TEXTWRIGHT_DATA")
     source = folder / ("input.txt" if small else "train.txt")
     options: dict[str, Any] = {"tokenizer": "char"} if small else {"tokenizer": "word", "valid": folder / "valid.txt"}
     curves: dict[str, Curve] = {}

@@ -2,6 +2,7 @@
 
     make bench                                # these and `generation.py`, about half an hour on two cores
     python benchmarks/run.py training         # one part: training, recurrent
+    make bench-gpu                            # a 124 M Transformer on a GPU
 
 Absolute figures drift from machine to machine and with what else runs there; the ratios count. The results are
 printed as a table and written to benchmarks/results/.
@@ -43,6 +44,8 @@ def side_by_side(contestants: dict[str, Step], rounds: int) -> dict[str, float]:
         for name, step in contestants.items():
             begin = time.perf_counter()
             step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -88,6 +91,24 @@ def recurrent() -> list[dict[str, Any]]:
     return rows_of("training step, WikiText-2 LSTM 200", side_by_side(contestants, 7), rows * time_, "tokens/s")
 
 
+def gpu() -> list[dict[str, Any]]:
+    """One optimiser step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens, on a GPU."""
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU here: nothing is measured")
+    device = torch.device("cuda")
+    tokens = torch.randint(0, 50_257, (16, 1024), device=device)
+    config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, positions="learned")
+    shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50_257}
+    peer = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).to(device).train()
+    contestants = {
+        "plain PyTorch loop, bfloat16 autocast": plain_step(peer, lambda: peer(tokens).logits, tokens, torch.bfloat16),
+        "textwright, bfloat16": our_step(config.build().to(device), tokens, "bfloat16"),
+    }
+    work = matrix_work(contestants["plain PyTorch loop, bfloat16 autocast"])
+    seconds = side_by_side(contestants, 9)
+    return rows_of("training step, 124 M Transformer", seconds, tokens.numel(), "tokens/s", work)
+
+
 def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler: Sampler | None = None) -> Step:
     objective, adam = Objective(model.train(), sampler=sampler), AdamConfig()
     optimizer = adam.build(model)
@@ -98,7 +119,7 @@ def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with hardware.autocast(torch.device("cpu"), precision):
+        with hardware.autocast(tokens.device, precision):
             loss = objective(batch).loss
         (loss / batch.count).backward()
         clip(model, 1.0)
@@ -134,7 +155,7 @@ def plain_step(
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.autocast(targets.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             loss = F.cross_entropy(forward().flatten(0, 1).float(), targets.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,12 +184,13 @@ def matrix_work(step: Step) -> int:
 
 
 def main() -> None:
-    parts = {"training": training, "recurrent": recurrent}
-    chosen = sys.argv[1:] or list(parts)
+    parts = {"training": training, "recurrent": recurrent, "gpu": gpu}
+    chosen = sys.argv[1:] or ["training", "recurrent"]
     hardware.keep_memory()
-    device = torch.device("cpu")
+    device = torch.device("cuda" if "gpu" in chosen and torch.cuda.is_available() else "cpu")
     capability = torch.backends.cpu.get_cpu_capability()
     machine = {
+        **({"GPU": torch.cuda.get_device_name()} if device.type == "cuda" else {}),
         "processor": f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}",
         "torch": torch.__version__,
         "float32 GFLOP/s": round(hardware.matmul_rate(device, torch.float32, 2048) / 1e9),
