@@ -4,9 +4,9 @@
     python benchmarks/curves.py wikitext-2 DATA --minutes 15  # and wikitext-2/train.txt, valid.txt
     …curves.py tinyshakespeare DATA --trainer PYTHON          # an interpreter with transformers and accelerate
 
-DATA is $TEXTWRIGHT_DATA if it is left out. One contestant after the other, nothing else running. The peers' clock stands
-still while they are evaluated, ours does not. All are measured on the same first tokens of the validation text. Curves
-go to benchmarks/results/ and docs/.
+DATA is $TEXTWRIGHT_DATA if it is left out. One contestant after the other, nothing else running. The peers' clock
+stands still while they are evaluated, ours does not. All are measured on the same first tokens of the validation text.
+Curves go to benchmarks/results/ and docs/.
 """
 
 from __future__ import annotations
