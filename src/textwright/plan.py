@@ -99,7 +99,8 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
     width = 256 if seconds < (600 if many else 1200) or situation.facts.tokens < 200_000 else 512
     width = asked["model"].get("width", width)
     gates = {"rnn": 1, "gru": 3, "lstm": 4}[family]
-    parameters = 2 * gates * width**2 + situation.facts.vocabulary * width
+    words = 2 * SAMPLES if many else situation.facts.vocabulary  # that a batch has to do with: drawn ones and targets
+    parameters = 2 * gates * width**2 + words * width
     model = {"width": width, "layers": 1, "dropout": _dropout(parameters, situation, seconds)}
     context, rate = (32, 6e-3) if many else (64, 4e-3)
     training = {

@@ -10,11 +10,12 @@ import torch
 from textwright.evaluating.perplexity import score
 from textwright.models import GRUConfig, LanguageModel, LSTMConfig, TransformerConfig
 from textwright.text.batching import Streams, Windows
-from textwright.text.corpus import Corpus, Facts
+from textwright.text.corpus import Corpus, Facts, counted
 from textwright.training.callbacks import Listener
 from textwright.training.loop import Trainer
 from textwright.training.parallel import World
 from textwright.training.records import Look, Progress
+from textwright.training.sampled import Sampler
 from textwright.training.settings import Budget, TextTraining
 
 VOCAB = 12
@@ -63,6 +64,7 @@ def trainer(
     model: LanguageModel | None = None,
     **changes: Any,
 ) -> Trainer:
+    """`softmax_samples` among the changes makes the sampler, too."""
     data = data or corpus([90, 40, 7, 200, 3])
     settings: dict[str, Any] = {
         "budget": Budget(steps=steps),
@@ -94,6 +96,7 @@ def trainer(
         keep=lambda model, record: None,
         listener=listener or Recorder(),
         world=World(),
+        sampler=Sampler(counted(data, VOCAB), config.softmax_samples) if config.softmax_samples else None,
     )
 
 

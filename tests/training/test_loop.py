@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small import MODELS, Recorder, corpus, losses, trainer
+from small import MODELS, VOCAB, Recorder, corpus, losses, trainer
 
-from textwright.config import Config
 from textwright.errors import TrainingError
 from textwright.text.batching import Streams
 from textwright.training import loop
 from textwright.training.loop import triggered
 from textwright.training.optimizer import AdamConfig, ConstantSchedule, CosineSchedule, PlateauSchedule, SGDConfig
 from textwright.training.records import EvaluationRecord, Look, Progress
-from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging, TriggeredAveraging
+from textwright.training.settings import Budget, EMAAveraging, TailAveraging, TriggeredAveraging
 
 
 class Stopper(Recorder):
@@ -34,9 +34,14 @@ class Stopper(Recorder):
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("stop", [1, 5, 8])
-@pytest.mark.parametrize("averaging", [NoAveraging(), EMAAveraging(decay=0.9)], ids=["plain", "ema"])
-def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, family: str, stop: int, averaging: Config) -> None:
-    options = {"averaging": averaging}
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"averaging": EMAAveraging(decay=0.9)}, {"softmax_samples": 4, "accumulation": 2}],
+    ids=["plain", "ema", "sampled"],
+)
+def test_an_interrupted_run_continues_bit_for_bit(
+    tmp_path: Path, family: str, stop: int, options: dict[str, Any]
+) -> None:
     whole = trainer(tmp_path / "whole", family, **options)
     expected = whole.run()
     stopped = trainer(tmp_path / "cut", family, listener=Stopper(stop), **options).run()
@@ -242,6 +247,20 @@ def test_tail_averaging_evaluates_the_mean_of_weights(tmp_path: Path) -> None:
     subject.run()
     averaged = subject.tensors.average.module.embed.weight
     torch.testing.assert_close(averaged, torch.stack(seen).mean(0))
+
+
+def test_a_run_with_samples_moves_the_rows_of_its_tables(tmp_path: Path) -> None:
+    """One step with one word drawn: words that were neither read nor drawn stay where they were."""
+    data = corpus([40])
+    data.tokens[:-1] = data.tokens[:-1].clamp(max=3)
+    subject = trainer(tmp_path, "lstm", data=data, steps=1, softmax_samples=1, evaluations=1)
+    embed = subject.tensors.model.embed
+    before = embed.weight.detach().clone()
+    subject.run()
+    assert embed.sparse
+    moved = (embed.weight != before).any(1)
+    assert bool(moved[:4].all())
+    assert int(moved.sum()) < VOCAB
 
 
 def test_triggered() -> None:
