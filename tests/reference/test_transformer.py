@@ -30,6 +30,10 @@ VARIANTS = {
     "relative": config(positions="relative", feed_forward="relu"),
     "post-norm": config(norm_place="post", bias=True),
     "llama": config(norm="rmsnorm", feed_forward="swiglu", inner=24, kv_heads=1, tied=False),
+    "qwen2": config(norm="rmsnorm", norm_epsilon=0.1, feed_forward="swiglu", qkv_bias=True, rotary_base=50.0),
+    "qwen3": config(norm="rmsnorm", feed_forward="swiglu", kv_heads=2, head_width=6, qk_norm=True, norm_epsilon=0.2),
+    "gpt2": config(positions="learned", bias=True, feed_forward="gelu_tanh", norm_epsilon=0.3),
+    "only rows": config(bias=True, qkv_bias=False),
 }
 
 
@@ -56,13 +60,13 @@ def naive(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     far = model.position.table.weight if c.positions == "relative" else torch.zeros(32, c.heads)
     for block in model.blocks:
         if c.norm_place == "pre":
-            x = x + attention(block.attention, norm(block.norm1, x), c, far)
-            x = x + feed_forward(block.feed_forward, norm(block.norm2, x), c)
+            x = x + attention(block.attention, norm(block.norm1, x, c), c, far)
+            x = x + feed_forward(block.feed_forward, norm(block.norm2, x, c), c)
         else:
-            x = norm(block.norm1, x + attention(block.attention, x, c, far))
-            x = norm(block.norm2, x + feed_forward(block.feed_forward, x, c))
+            x = norm(block.norm1, x + attention(block.attention, x, c, far), c)
+            x = norm(block.norm2, x + feed_forward(block.feed_forward, x, c), c)
     if c.norm_place == "pre":
-        x = norm(model.norm, x)
+        x = norm(model.norm, x, c)
     return x @ model.head.weight.T
 
 
@@ -72,11 +76,11 @@ def wave(position: int, place: int, width: int) -> float:
     return math.cos(angle) if place % 2 else math.sin(angle)
 
 
-def norm(module: torch.nn.Module, x: Tensor) -> Tensor:
+def norm(module: torch.nn.Module, x: Tensor, c: TransformerConfig) -> Tensor:
     if isinstance(module, torch.nn.RMSNorm):
-        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.weight
+        return x / (x.square().mean(-1, keepdim=True) + (c.norm_epsilon or 1e-6)).sqrt() * module.weight
     centred = x - x.mean(-1, keepdim=True)
-    y = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * module.weight
+    y = centred / (centred.square().mean(-1, keepdim=True) + (c.norm_epsilon or 1e-5)).sqrt() * module.weight
     return y if module.bias is None else y + module.bias
 
 
@@ -84,7 +88,7 @@ def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig, far: Ten
     def bias(distance: int, head: int) -> Tensor:  # shorter than 16: every distance has a bucket of its own
         return far[distance, head]
 
-    width, groups = c.width // c.heads, c.kv_heads or c.heads
+    width, groups = c.head_width or c.width // c.heads, c.kv_heads or c.heads
     projected = linear(module.qkv, x)
     heads = []
     for head in range(c.heads):
@@ -92,8 +96,10 @@ def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig, far: Ten
         q = projected[:, head * width : (head + 1) * width]
         k = projected[:, (c.heads + group) * width :][:, :width]
         v = projected[:, (c.heads + groups + group) * width :][:, :width]
+        if c.qk_norm:
+            q, k = norm(module.q_norm, q, c), norm(module.k_norm, k, c)
         if c.positions == "rotary":
-            q, k = turn(q), turn(k)
+            q, k = turn(q, c.rotary_base), turn(k, c.rotary_base)
         out = []
         for t in range(len(x)):
             scores = torch.stack([q[t] @ k[s] / math.sqrt(width) + bias(t - s, head) for s in range(t + 1)]).softmax(0)
@@ -102,10 +108,10 @@ def attention(module: torch.nn.Module, x: Tensor, c: TransformerConfig, far: Ten
     return linear(module.out, torch.cat(heads, -1))
 
 
-def turn(x: Tensor) -> Tensor:
-    """Pairs (i, i + D/2) as complex numbers times e^(i·position·10000^(-2i/D))."""
+def turn(x: Tensor, base: float) -> Tensor:
+    """Pairs (i, i + D/2) as complex numbers times e^(i·position·base^(-2i/D))."""
     half = x.shape[1] // 2
-    frequency = 10000.0 ** (-torch.arange(half).double() / half)
+    frequency = base ** (-torch.arange(half).double() / half)
     angle = torch.arange(len(x)).double()[:, None] * frequency
     turned = torch.complex(x[:, :half], x[:, half:]) * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([turned.real, turned.imag], -1)
@@ -117,6 +123,9 @@ def feed_forward(module: torch.nn.Module, x: Tensor, c: TransformerConfig) -> Te
     if c.feed_forward == "gelu":
         y = linear(module.up, x)
         return linear(module.down, y * 0.5 * (1 + torch.erf(y / math.sqrt(2))))
+    if c.feed_forward == "gelu_tanh":
+        y = linear(module.up, x)
+        return linear(module.down, y * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3))))
     gate, up = linear(module.gate_up, x).chunk(2, -1)
     return linear(module.down, gate * torch.sigmoid(gate) * up)
 

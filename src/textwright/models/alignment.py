@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from textwright.config import Config
-from textwright.models.attention import CrossAttention, weights
+from textwright.models.attention import CrossAttention, Heads, weights
 
 
 class Alignment(nn.Module, ABC):
@@ -89,7 +89,7 @@ class MultiHead(Alignment):
         super().__init__()
         self.context = width
         self.bring = nn.Linear(memory, width) if memory != width else nn.Identity()
-        self.cross = CrossAttention(width, heads, heads, 0.0, bias=True)
+        self.cross = CrossAttention(Heads(width, heads, heads, width // heads), 0.0, bias=True)
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return self.cross.read(self.bring(memory))

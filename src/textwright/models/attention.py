@@ -6,6 +6,7 @@ Axes: R rows, T time, S slots (tokens to look at), H heads, G key-value heads, D
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -88,20 +89,47 @@ def _added(q: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
     return future if mask is None else mask + future
 
 
-class SelfAttention(nn.Module):
-    """A text looks at itself. `qkv` holds the H query heads, then G key heads, then G value heads; `out` projects."""
+class Heads(NamedTuple):
+    """The widths of attention: W of the model, H query heads and G key-value heads of width D."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, bias: bool) -> None:
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+
+
+class SelfAttention(nn.Module):
+    """A text looks at itself. `qkv` holds the H query heads, then G key heads, then G value heads; `out` projects.
+
+    With an `epsilon` queries and keys are normalised, each head by itself (Henry et al. 2020, with a root mean square
+    in the place of the length).
+    """
+
+    def __init__(
+        self,
+        shape: Heads,
+        dropout: float,
+        *,
+        bias: bool,
+        qkv_bias: bool | None = None,
+        epsilon: float | None = None,
+    ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias)
-        self.out = nn.Linear(width, width, bias)
+        width, self.heads, self.kv_heads, self.head_width = shape
+        heads = self.heads + 2 * self.kv_heads
+        self.qkv = nn.Linear(width, heads * self.head_width, bias if qkv_bias is None else qkv_bias)
+        self.out = nn.Linear(self.heads * self.head_width, width, bias)
+        self.q_norm = None if epsilon is None else nn.RMSNorm(self.head_width, epsilon)
+        self.k_norm = None if epsilon is None else nn.RMSNorm(self.head_width, epsilon)
         self.dropout = Dropout(dropout)
 
     def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """x (R, T, W) -> queries (R, H, T, D), keys and values (R, G, T, D); queries and keys are rotated."""
         turned = self.heads + self.kv_heads
         qk, v = self.qkv(x).unflatten(-1, (-1, self.head_width)).split((turned, self.kv_heads), -2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((self.heads, self.kv_heads), -2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], -2)
         if rotation is not None:
             qk = rotate(qk, rotation)
         q, k = qk.split((self.heads, self.kv_heads), -2)
@@ -116,12 +144,13 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """A text looks at another, whose keys and values are computed once."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, dropout: float, bias: bool) -> None:
+    def __init__(self, shape: Heads, dropout: float, *, bias: bool, qkv_bias: bool | None = None) -> None:
         super().__init__()
-        self.head_width = width // heads
-        self.q = nn.Linear(width, width, bias)
-        self.kv = nn.Linear(width, 2 * kv_heads * self.head_width, bias)
-        self.out = nn.Linear(width, width, bias)
+        qkv_bias = bias if qkv_bias is None else qkv_bias
+        width, heads, kv_heads, self.head_width = shape
+        self.q = nn.Linear(width, heads * self.head_width, qkv_bias)
+        self.kv = nn.Linear(width, 2 * kv_heads * self.head_width, qkv_bias)
+        self.out = nn.Linear(heads * self.head_width, width, bias)
         self.dropout = Dropout(dropout)
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Self
 
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from textwright.models.attention import CrossAttention, SelfAttention
+from textwright.models.attention import CrossAttention, Heads, SelfAttention
 from textwright.models.base import BaseConfig
 from textwright.models.layers import (
     Dropout,
@@ -31,6 +32,12 @@ from textwright.models.layers import (
     SwiGLUFeedForward,
 )
 
+# GELU by its formula, and by the tanh that Hendrycks and Gimpel 2016 approximate it with (as GPT-2 does).
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 GROWTH = 16  # slots by which a cache without a stated capacity grows, or a quarter of what it has
 
 
@@ -39,35 +46,51 @@ class BlockConfig(BaseConfig):
 
     heads: int = Field(4, gt=0)
     kv_heads: int | None = Field(None, gt=0, description="heads of keys and values; None: as many as heads")
+    head_width: int | None = Field(None, gt=0, description="None: width ÷ heads")
     window: int = Field(256, gt=0, description="the most tokens a sequence may have")
     inner: int | None = Field(None, gt=0, description="width inside the feed-forward network; None: 4 times width")
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_epsilon: float | None = Field(None, gt=0, description="None: 1e-5 for layernorm, 1e-6 for rmsnorm")
     norm_place: Literal["pre", "post"] = "pre"
     positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "rotary"
-    feed_forward: Literal["relu", "gelu", "swiglu"] = "gelu"
+    rotary_base: float = Field(10000.0, gt=0, description="of rotary positions: larger for longer windows")
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "swiglu"] = "gelu"
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     bias: bool = False
+    qkv_bias: bool | None = Field(None, description="of queries, keys and values; None: as bias")
+    qk_norm: bool = Field(False, description="queries and keys of self-attention are normalised")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.width % self.heads:
+        if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
         if self.heads % (self.kv_heads or self.heads):
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
-        if self.positions == "rotary" and self.width // self.heads % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.width // self.heads}")
+        if self.positions == "rotary" and self.shape.head_width % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.shape.head_width}")
         return self
+
+    @property
+    def shape(self) -> Heads:
+        """The widths of attention."""
+        each = self.head_width or self.width // self.heads
+        return Heads(self.width, self.heads, self.kv_heads or self.heads, each)
+
+    @property
+    def epsilon(self) -> float:
+        """Of every norm."""
+        return self.norm_epsilon or (1e-5 if self.norm == "layernorm" else 1e-6)
 
     def make_norm(self) -> nn.Module:
         if self.norm == "layernorm":
-            return nn.LayerNorm(self.width, bias=self.bias)
-        return nn.RMSNorm(self.width, eps=1e-6)
+            return nn.LayerNorm(self.width, self.epsilon, bias=self.bias)
+        return nn.RMSNorm(self.width, self.epsilon)
 
     def make_feed_forward(self) -> nn.Module:
         inner = self.inner or 4 * self.width
         if self.feed_forward == "swiglu":
             return SwiGLUFeedForward(self.width, inner, self.bias)
-        return FeedForward(self.width, inner, self.bias, F.relu if self.feed_forward == "relu" else F.gelu)
+        return FeedForward(self.width, inner, self.bias, ACTIVATIONS[self.feed_forward])
 
     def make_position(self, window: int, *, causal: bool) -> Position:
         if self.positions == "learned":
@@ -76,15 +99,16 @@ class BlockConfig(BaseConfig):
             return SinusoidalPosition(self.width)
         if self.positions == "relative":
             return RelativePosition(self.heads, causal=causal)
-        return RotaryPosition(self.width // self.heads)
+        return RotaryPosition(self.shape.head_width, self.rotary_base)
 
     def make_attention(self) -> SelfAttention:
-        kv_heads = self.kv_heads or self.heads
-        return SelfAttention(self.width, self.heads, kv_heads, self.attention_dropout, self.bias)
+        epsilon = self.epsilon if self.qk_norm else None
+        return SelfAttention(
+            self.shape, self.attention_dropout, bias=self.bias, qkv_bias=self.qkv_bias, epsilon=epsilon
+        )
 
     def make_cross_attention(self) -> CrossAttention:
-        kv_heads = self.kv_heads or self.heads
-        return CrossAttention(self.width, self.heads, kv_heads, self.attention_dropout, self.bias)
+        return CrossAttention(self.shape, self.attention_dropout, bias=self.bias, qkv_bias=self.qkv_bias)
 
 
 class ResidualBlock(nn.Module):

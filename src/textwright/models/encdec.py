@@ -139,8 +139,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> EncoderDecoderState:
         memory = self.read(self.check_source(source))
-        kv_heads = self.config.kv_heads or self.config.heads
-        shape = (rows, kv_heads, capacity or 0, self.config.width // self.config.heads)
+        _, _, kv_heads, head_width = self.config.shape
+        shape = (rows, kv_heads, capacity or 0, head_width)
         keys, values = (tuple(self.embed.weight.new_zeros(shape) for _ in self.blocks) for _ in range(2))
         return EncoderDecoderState(keys, values, torch.zeros(rows, dtype=torch.long, device=self.device), memory)
 

@@ -93,12 +93,12 @@ class SinusoidalPosition(Position):
 class RotaryPosition(Position):
     """Queries and keys turned by their position (Su et al. 2021, RoFormer, eq. 34), halves paired as in Llama."""
 
-    def __init__(self, head_width: int) -> None:
+    def __init__(self, head_width: int, base: float = 10000.0) -> None:
         super().__init__()
-        self.head_width = head_width
+        self.head_width, self.base = head_width, base
 
     def rotation(self, positions: Tensor) -> Rotation:
-        angle = angles(positions, self.head_width).unsqueeze(2)
+        angle = angles(positions, self.head_width, self.base).unsqueeze(2)
         return angle.cos(), angle.sin()
 
 
