@@ -62,7 +62,7 @@ def neutral(asked: Mapping[str, Any]) -> dict[str, Any]:
     family, heads = model.get("family", "transformer"), model.get("heads", 4)
     width = {"width": 64 * heads} if isinstance(heads, int) and heads > 0 else {}
     budget = {} if "budget" in training else {"minutes": 3.0}
-    optimizer, kinds = {"kind": "adamw"}, {"schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
+    optimizer, kinds = {"kind": "muon"}, {"schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
     return {
         "model": {"family": family, "vocab": ANY, **width},
         "training": {"budget": budget, "context": 1, "optimizer": optimizer, **kinds},
@@ -84,11 +84,13 @@ def _transformer(
     parameters = 12 * layers * width**2 + situation.facts.vocabulary * width
     dropout = _dropout(parameters, situation, seconds)
     model = {"width": width, "layers": layers, "heads": heads, "window": window, "dropout": dropout}
+    kind = _optimizer(asked)
+    rate = 6e-3 if kind == "muon" else 3e-3
     training = {
         "batch_tokens": _batch(situation, 1024 if seconds < 600 else 4096 if seconds < 3600 else 16384, window),
         "context": window,
         "averaging": {"kind": "none"},
-        "optimizer": {"kind": "adamw", "learning_rate": min(3e-3, round(3e-3 * math.sqrt(128 / width), 5))},
+        "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
     }
     return model, training
 
@@ -102,15 +104,31 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
     words = 2 * SAMPLES if many else situation.facts.vocabulary  # that a batch has to do with: drawn ones and targets
     parameters = 2 * gates * width**2 + words * width
     model = {"width": width, "layers": 1, "dropout": _dropout(parameters, situation, seconds)}
-    context, rate = (32, 6e-3) if many else (64, 4e-3)
+    context = 32 if many else 64
     training = {
         "batch_tokens": _batch(situation, 1024, context),
         "context": context,
         "softmax_samples": SAMPLES if many else 0,
         "averaging": {"kind": "none"},
-        "optimizer": {"kind": "adamw", "learning_rate": 1e-3 if family == "rnn" else rate, "weight_decay": 0.01},
+        "optimizer": _recurrent_optimizer(asked, width, many),
     }
     return model, training
+
+
+def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> dict[str, Any]:
+    """What was measured at a width of 256; with many words Muon was not measured yet."""
+    family, kind = asked["model"]["family"], "adamw" if many else _optimizer(asked)
+    if kind != "muon":
+        rate = 1e-3 if family == "rnn" else 6e-3 if many else 4e-3
+        return {"kind": kind, "learning_rate": rate, "weight_decay": 0.01}
+    rate = {"rnn": 4e-3, "gru": 8e-3, "lstm": 1.2e-2}[family]
+    return {"kind": kind, "learning_rate": round(rate * math.sqrt(256 / max(width, 256)), 5), "weight_decay": 0.1}
+
+
+def _optimizer(asked: Mapping[str, Any]) -> str:
+    """Muon, unless another kind was asked for: rates belong to a kind."""
+    kind: str = asked.get("training", {}).get("optimizer", {}).get("kind", "muon")
+    return kind
 
 
 def _rung(situation: Situation, seconds: float) -> tuple[int, int]:

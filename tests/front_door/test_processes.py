@@ -26,6 +26,7 @@ def launch(text: Path, out: Path, family: str, processes: int, steps: int = STEP
         "training.evaluations": 3,
         "training.save_seconds": 0,
         "training.label_smoothing": 0.1,
+        "training.optimizer.kind": "adamw",  # Muon rounds to bfloat16: the last bits of a gradient would show
         **changes,
     }
     if family == "transformer":

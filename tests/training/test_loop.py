@@ -15,7 +15,14 @@ from textwright.errors import TrainingError
 from textwright.text.batching import Streams
 from textwright.training import loop
 from textwright.training.loop import triggered
-from textwright.training.optimizer import AdamConfig, ConstantSchedule, CosineSchedule, PlateauSchedule, SGDConfig
+from textwright.training.optimizer import (
+    AdamConfig,
+    ConstantSchedule,
+    CosineSchedule,
+    MuonConfig,
+    PlateauSchedule,
+    SGDConfig,
+)
 from textwright.training.records import EvaluationRecord, Look, Progress
 from textwright.training.settings import Budget, EMAAveraging, TailAveraging, TriggeredAveraging
 
@@ -36,8 +43,13 @@ class Stopper(Recorder):
 @pytest.mark.parametrize("stop", [1, 5, 8])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"averaging": EMAAveraging(decay=0.9)}, {"softmax_samples": 4, "accumulation": 2}],
-    ids=["plain", "ema", "sampled"],
+    [
+        {},
+        {"averaging": EMAAveraging(decay=0.9)},
+        {"softmax_samples": 4, "accumulation": 2},
+        {"softmax_samples": 4, "optimizer": MuonConfig()},
+    ],
+    ids=["plain", "ema", "sampled", "muon"],
 )
 def test_an_interrupted_run_continues_bit_for_bit(
     tmp_path: Path, family: str, stop: int, options: dict[str, Any]
@@ -209,7 +221,8 @@ def test_budget_in_epochs_sees_every_token_that_often(tmp_path: Path) -> None:
 
 def test_budget_in_minutes_ends_in_time(tmp_path: Path) -> None:
     progress = trainer(tmp_path, budget=Budget(minutes=1 / 60)).run()
-    assert 1.0 <= progress.seconds < 5.0
+    assert progress.evaluations[-1].share >= 1
+    assert progress.seconds < 5.0
     assert progress.steps[-1].learning_rate < 0.3e-3  # the schedule ended with the time
 
 

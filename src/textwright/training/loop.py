@@ -31,6 +31,7 @@ from textwright.training.gradients import clip, layer_norms
 from textwright.training.hardware import autocast
 from textwright.training.interrupts import Interrupts
 from textwright.training.objective import Objective
+from textwright.training.optimizer import SGDConfig
 from textwright.training.parallel import World
 from textwright.training.records import EvaluationRecord, Look, Progress, StepRecord
 from textwright.training.sampled import Sampler
@@ -402,7 +403,7 @@ class Trainer:
     def _optimizer(self, model: LanguageModel, sampler: Sampler | None) -> torch.optim.Optimizer:
         """Where the softmax is estimated from samples, a batch uses few rows of the tables of words."""
         config = self.config.optimizer
-        if sampler is None or config.kind != "adamw":
+        if sampler is None or isinstance(config, SGDConfig) or config.kind == "adam":
             return config.build(model)
         model.embed.sparse = sampler.sparse = self.world.size == 1  # processes exchange dense gradients
         return config.build_by_rows(model, [model.embed.weight, model.head.weight])

@@ -1,12 +1,12 @@
 """Muon for the matrices inside a model, AdamW for everything else, as one optimiser.
 
-    M_t = μ M_{t-1} + G_t                     the momentum of a matrix's gradient
-    W <- W - η s O(G_t + μ M_t) - η λ W       O: the nearest matrix with orthogonal rows or columns, by Newton-Schulz
-    s = 0.2 √max(rows, columns)               so that an update has the size of one of AdamW's, and one rate serves both
+    M <- μ M + (1 - μ) G                                  the momentum of a matrix's gradient G
+    W <- W - η s O((1 - μ) G + μ M) - η λ W               O: the nearest matrix whose rows or columns are orthonormal
+    s = 0.2 √max(rows, columns)                           gives updates the size of AdamW's, so that η serves both
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with s of Liu et al. 2025, "Muon is Scalable for LLM
-Training", section 2.2. The orthogonalisation is torch.optim.Muon's. Tables of words, the head, biases and gains are for
-AdamW: a row of a table stands for a word, and its direction means nothing beside those of other rows.
+Training", section 2.2. The orthogonalisation, five steps of a Newton-Schulz iteration, is torch.optim.Muon's. Tables of
+words, the head, biases and gains are for AdamW: a row of a table stands for one word and is used alone.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from textwright.config import Config
+from textwright.models.base import LanguageModel
 from textwright.training.muon import Together
 from textwright.training.rows import RowAdamW
 
@@ -23,14 +24,15 @@ class AdamConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.1, ge=0)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
-        return kind(groups(model, self.weight_decay), lr=self.learning_rate, betas=self.betas, fused=True)
+        parameters = groups(model.parameters(), self.weight_decay)
+        return kind(parameters, lr=self.learning_rate, betas=self.betas, fused=True)
 
-    def build_by_rows(self, model: nn.Module, tables: Sequence[Tensor]) -> torch.optim.Optimizer:
+    def build_by_rows(self, model: LanguageModel, tables: Sequence[Tensor]) -> torch.optim.Optimizer:
         """AdamW under which only the rows of `tables` move that a batch used."""
-        options = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
-        return RowAdamW(groups(model, self.weight_decay), tables, **options)
+        parameters = groups(model.parameters(), self.weight_decay)
+        return RowAdamW(parameters, tables, lr=self.learning_rate, betas=self.betas, fused=True)
 
 
 class SGDConfig(Config):
@@ -41,8 +43,9 @@ class SGDConfig(Config):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups(model, self.weight_decay), lr=self.learning_rate, momentum=self.momentum)
+    def build(self, model: LanguageModel) -> torch.optim.Optimizer:
+        parameters = groups(model.parameters(), self.weight_decay)
+        return torch.optim.SGD(parameters, lr=self.learning_rate, momentum=self.momentum)
 
 
 class MuonConfig(Config):
@@ -54,30 +57,39 @@ class MuonConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.1, ge=0)
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-        inner = [p for name, p in model.named_parameters() if p.ndim == 2 and p not in tables and "head" not in name]
-        others = nn.ParameterList([p for p in model.parameters() if not any(p is matrix for matrix in inner)])
+    def build(self, model: LanguageModel) -> torch.optim.Optimizer:
+        return self.build_by_rows(model, ())
+
+    def build_by_rows(self, model: LanguageModel, tables: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The same, where only the rows of `tables` move that a batch used."""
+        inside = {id(weight) for weight in inner(model)}
+        others = groups((p for p in model.parameters() if id(p) not in inside), self.weight_decay)
+        adam = RowAdamW(others, tables, lr=self.learning_rate, betas=self.betas, fused=True)
         muon = torch.optim.Muon(
-            inner,
+            inner(model),
             lr=self.learning_rate,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             adjust_lr_fn="match_rms_adamw",
         )
-        adam = AdamConfig(betas=self.betas, weight_decay=self.weight_decay, learning_rate=self.learning_rate)
-        return Together(muon, adam.build(others))
+        return Together(muon, adam)
 
 
 OptimizerConfig = Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="kind")]
 
 
-def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The model's parameters in two groups: vectors (biases, gains) do not decay."""
-    parameters = list(model.parameters())
-    matrices: dict[str, Any] = {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay}
-    vectors: dict[str, Any] = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+def groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in two groups: vectors (biases, gains) do not decay."""
+    every = list(parameters)
+    matrices: dict[str, Any] = {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay}
+    vectors: dict[str, Any] = {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0}
     return [group for group in (matrices, vectors) if group["params"]]
+
+
+def inner(model: LanguageModel) -> list[Tensor]:
+    """The matrices between the tables of words and the head."""
+    outer = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)} | {id(model.head.weight)}
+    return [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in outer]
 
 
 class Schedule(Config):

@@ -1,0 +1,82 @@
+"""Muon for the inner matrices, AdamW for the rest, as one optimiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small import MODELS, VOCAB, trainer
+
+from textwright.models import Seq2SeqConfig
+from textwright.models.base import LanguageModel
+from textwright.training.muon import Together
+from textwright.training.optimizer import AdamConfig, MuonConfig, inner
+from textwright.training.rows import RATE
+
+RATES = {"learning_rate": 0.01, "weight_decay": 0.0}
+
+
+def with_gradients(model: LanguageModel) -> dict[str, torch.Tensor]:
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_inner_matrices_move_by_orthogonal_steps_and_the_rest_as_under_adamw(family: str) -> None:
+    torch.manual_seed(0)
+    model, other = (MODELS[family].build() for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    before = with_gradients(model)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        theirs.grad = ours.grad.clone()
+    MuonConfig(**RATES).build(model).step()
+    AdamConfig(**RATES).build(other).step()
+    matrices = {id(weight) for weight in inner(model)}
+    assert matrices
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        if id(ours) not in matrices:
+            assert torch.equal(ours, theirs), name
+            continue
+        step = (ours.detach() - before[name]) / (0.01 * 0.2 * max(ours.shape) ** 0.5)
+        values = torch.linalg.svdvals(step)  # the iteration ends near 1, see torch.optim.Muon
+        assert 0.3 < float(values.min()) <= float(values.max()) < 1.6, name
+
+
+def test_tables_of_words_and_the_head_are_not_inner() -> None:
+    for tied in (True, False):
+        for config in (*MODELS.values(), Seq2SeqConfig(vocab=VOCAB, width=16, layers=1, source_vocab=9, shared=False)):
+            model = config.model_copy(update={"tied": tied}).build()
+            names = {name for name, weight in model.named_parameters() if any(weight is w for w in inner(model))}
+            assert names
+            assert not [name for name in names if "embed" in name or "head." in name or "table" in name]
+
+
+def test_rows_rest_beside_it() -> None:
+    torch.manual_seed(0)
+    model = MODELS["lstm"].build()
+    before = with_gradients(model)
+    gradient = torch.zeros_like(model.embed.weight)
+    gradient[3] = 1.0
+    model.embed.weight.grad = gradient.to_sparse(1)
+    optimizer = MuonConfig(**RATES).build_by_rows(model, [model.embed.weight])
+    optimizer.step()
+    moved = (model.embed.weight - before["embed.weight"]).detach()
+    assert moved.any(1).nonzero().flatten().tolist() == [3]
+    torch.testing.assert_close(moved[3], torch.full((16,), -RATE * 0.01))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_run_with_it_learns(tmp_path: Path, family: str) -> None:
+    looks = trainer(tmp_path, family, steps=100, optimizer=MuonConfig(learning_rate=0.02)).run().evaluations
+    assert looks[-1].valid_loss < looks[0].valid_loss - 0.03  # little can be learnt of this text
+
+
+def test_its_state_stays_one_when_it_is_read() -> None:
+    optimizer, other = (MuonConfig().build(MODELS["gru"].build()) for _ in range(2))
+    other.load_state_dict(optimizer.state_dict())
+    assert isinstance(other, Together)
+    assert other.first.state is other.second.state is other.state
+    groups = [*other.first.param_groups, *other.second.param_groups]
+    assert all(mine is group for mine, group in zip(other.param_groups, groups, strict=True))
