@@ -221,7 +221,8 @@ def main() -> None:
 def picture(curves: dict[str, Curve], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, curve in curves.items():
-        axes.plot(*zip(*[point for point in curve if point[0]], strict=True), marker="o", markersize=3, label=name)
+        trained = [point for point in curve if point[0] > 1]  # before training all are equal, and far above
+        axes.plot(*zip(*trained, strict=True), marker="o", markersize=3, label=name)
     axes.set(xlabel="seconds of training", ylabel="validation loss, nats a token")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Opening a run: what `textwright train` wrote becomes a model that writes."""
+"""Opening a run: what `textwright train` or `textwright import` wrote becomes a model that writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from textwright.errors import ConfigError
 from textwright.pair_model import PairModel
 from textwright.run import (
     GenerationConfig,
+    ImportedRun,
     PairGeneration,
+    PairRun,
     TextRun,
     load_model,
     load_tokenizer,
     read_generation,
-    read_manifest,
+    read_run,
+    read_template,
 )
+from textwright.text.conversations import ChatTemplate
 from textwright.training import hardware
 from textwright.training.hardware import pick_device
 from textwright.writer import TextModel
@@ -30,14 +34,21 @@ def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
     """
     hardware.keep_memory()
     folder = Path(path)
-    config = read_manifest(folder).config
-    tokenizer = load_tokenizer(folder, config.model.vocab)
-    if isinstance(config, TextRun):
+    config = read_run(folder)
+    tokenizer = load_tokenizer(folder, config.model.vocab, spare=isinstance(config, ImportedRun))
+    if not isinstance(config, PairRun):
         model = load_model(folder, config, pick_device(device))
-        return TextModel(model, tokenizer, read_generation(folder, GenerationConfig), config)
+        return TextModel(
+            model, tokenizer, read_generation(folder, GenerationConfig), config, template=_template(folder, config)
+        )
     source_tokenizer = load_tokenizer(folder, config.model.source_vocab or config.model.vocab, "source_tokenizer")
     model = load_model(folder, config, pick_device(device))
     return PairModel(model, source_tokenizer, tokenizer, read_generation(folder, PairGeneration), config)
+
+
+def _template(folder: Path, config: TextRun | ImportedRun) -> ChatTemplate | None:
+    source = read_template(folder)
+    return ChatTemplate(source, config.named) if isinstance(config, ImportedRun) and source is not None else None
 
 
 def load_writer(path: str | Path) -> TextModel:

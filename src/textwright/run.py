@@ -3,6 +3,7 @@
 RUN/config.json         what was asked for, and what it was resolved to
 RUN/tokenizer.json      opens with the `tokenizers` library, too; with a source there is a source_tokenizer.json
 RUN/generation.json     where unprompted text begins, and how it is sampled unless told otherwise
+RUN/chat_template.jinja how a conversation is spelled, of some imported models
 RUN/model.safetensors   the best weights so far
 RUN/report.html         one offline page
 RUN/data/               the text as token ids
@@ -29,10 +30,11 @@ from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
 from textwright.text.sources import RUN, SourceConfig
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
-from textwright.training.checkpoint import load_weights, read_json, write_json
+from textwright.training.checkpoint import load_weights, read_json, write_file, write_json
 from textwright.training.settings import TextTraining, TrainingConfig
 
 FORMAT = 2
+TEMPLATE = "chat_template.jinja"
 Task = Literal["translate", "summarize", "answer", "chat", "convert"]
 TASKS: tuple[str, ...] = ("write", *get_args(Task))
 
@@ -114,6 +116,22 @@ class PairRun(BaseRun):
         return self
 
 
+class ImportedRun(Config):
+    """A model that was trained elsewhere and goes on writing a text.
+
+    Attributes:
+        origin: the folder or the name on the hub that it came from.
+        kind: the architecture it is there.
+        named: control tokens that its chat template knows by name, as in bos_token.
+    """
+
+    task: Literal["imported"] = "imported"
+    origin: str
+    kind: str
+    model: TransformerConfig
+    named: dict[str, str] = {}
+
+
 RunConfig = Annotated[TextRun | PairRun, Field(discriminator="task")]
 
 
@@ -177,8 +195,34 @@ class Manifest(Config):
     config: RunConfig
 
 
+class ImportedManifest(Config):
+    """config.json of a model that was trained elsewhere."""
+
+    format: int = FORMAT
+    textwright: str = __version__
+    config: ImportedRun
+
+
+def read_run(folder: Path) -> TextRun | PairRun | ImportedRun:
+    """What the run is. The errors of `read_manifest`."""
+    return _read(folder).config
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """Raises CheckpointError for a folder that is no run, is damaged, or was written by a newer version."""
+    """config.json of a run that was trained here.
+
+    Raises:
+        CheckpointError: the folder is no run, is damaged, was written by a newer version, or was imported.
+    """
+    manifest = _read(folder)
+    if isinstance(manifest, ImportedManifest):
+        raise CheckpointError(
+            f"{folder} was imported from {manifest.config.origin}, not trained here: it generates and evaluates"
+        )
+    return manifest
+
+
+def _read(folder: Path) -> Manifest | ImportedManifest:
     if not folder.exists():
         raise CheckpointError(f"{folder} does not exist: expected a folder that `textwright train` wrote")
     path = folder / "config.json"
@@ -194,13 +238,14 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if version < 2:  # there was one task only
         data = {**data, "format": FORMAT, "config": {"task": "write", **data["config"]}}
+    imported = isinstance(data.get("config"), dict) and data["config"].get("task") == "imported"
     try:
-        return Manifest.parse(data, str(path))
+        return (ImportedManifest if imported else Manifest).parse(data, str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: Manifest | ImportedManifest) -> None:
     """Written last of what describes a run, because it is what makes a folder a run."""
     write_json(folder / "config.json", manifest.dump())
 
@@ -208,6 +253,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def write_generation(folder: Path, generation: Config) -> None:
     """How the run writes: a `GenerationConfig` or a `PairGeneration`."""
     write_json(folder / "generation.json", generation.dump())
+
+
+def write_template(folder: Path, template: str) -> None:
+    """How a conversation is spelled, as Jinja: the chat template of an imported model."""
+    write_file(folder / TEMPLATE, lambda path: path.write_text(template, encoding="utf-8"))
+
+
+def read_template(folder: Path) -> str | None:
+    """The chat template, of a run that has one."""
+    path = folder / TEMPLATE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 G = TypeVar("G", bound=Config)
@@ -229,20 +285,23 @@ def build_model(config: TextRun | PairRun, device: torch.device) -> LanguageMode
         return config.model.build().to(device)
 
 
-def load_model(folder: Path, config: TextRun | PairRun, device: torch.device) -> LanguageModel:
+def load_model(folder: Path, config: TextRun | PairRun | ImportedRun, device: torch.device) -> LanguageModel:
     """The best model of a run, in evaluation mode."""
-    model = build_model(config, device)
+    with torch.random.fork_rng(devices=[]):
+        model = config.model.build().to(device)
     load_weights(model, folder / "model.safetensors")
     return model.eval()
 
 
-def load_tokenizer(folder: Path, vocabulary: int, name: str = "tokenizer") -> Tokenizer:
-    """A tokenizer of a run.
+def load_tokenizer(folder: Path, vocabulary: int, name: str = "tokenizer", *, spare: bool = False) -> Tokenizer:
+    """A tokenizer of a run; with `spare`, the model may have more ids than the tokenizer.
 
     Raises:
         CheckpointError: when it does not fit the model.
     """
     tokenizer = Tokenizer.load(folder / f"{name}.json")
+    if spare:
+        tokenizer.reserve(vocabulary)
     if tokenizer.size != vocabulary:
         raise CheckpointError(
             f"{folder / name}.json has {tokenizer.size} ids, the model has {vocabulary}: they belong to different runs"

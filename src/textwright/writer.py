@@ -22,7 +22,8 @@ from textwright.evaluating.perplexity import Panel, panel
 from textwright.evaluating.risk import least_risk
 from textwright.models import LanguageModel
 from textwright.presets import preset as chosen
-from textwright.run import GenerationConfig, TextRun
+from textwright.run import GenerationConfig, ImportedRun, TextRun
+from textwright.text.conversations import ChatTemplate, turns_of
 from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
@@ -71,6 +72,7 @@ class TextModel:
         tokenizer: strings to ids and back.
         generation: where texts begin, and the preset for sampling.
         config: the run's configuration.
+        template: how a conversation is spelled, of models that were trained to hold one.
     """
 
     def __init__(
@@ -78,15 +80,17 @@ class TextModel:
         model: LanguageModel,
         tokenizer: Tokenizer,
         generation: GenerationConfig,
-        config: TextRun,
+        config: TextRun | ImportedRun,
         network: LanguageModel | None = None,
+        template: ChatTemplate | None = None,
     ) -> None:
+        self.template = template
         self.model, self.tokenizer, self.generation, self.config = model, tokenizer, generation, config
         self.network = model if network is None else network
 
     def generate(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         strategy: str | None = None,
         preset: str | None = None,
@@ -100,7 +104,7 @@ class TextModel:
         """Write `n` texts that go on from the prompt.
 
         Args:
-            prompt: may be empty: then the text begins as the training texts did.
+            prompt: may be empty: then the text begins as the training texts did. Token ids are read as they are.
             strategy: one of `decoding.STRATEGIES`; "sample" unless the preset says otherwise. Of a beam search, the n
                 best texts, best first.
             preset: one of `presets.PRESETS`; without one, a sample is drawn by the run's own.
@@ -131,7 +135,7 @@ class TextModel:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         strategy: str | None = None,
         preset: str | None = None,
@@ -226,7 +230,7 @@ class TextModel:
         return panel(self.model, corpus, end, stride=stride)
 
     def _with(self, network: LanguageModel) -> TextModel:
-        return TextModel(self.model, self.tokenizer, self.generation, self.config, network)
+        return TextModel(self.model, self.tokenizer, self.generation, self.config, network, self.template)
 
     def _check_tokenizer(self, other: TextModel, who: str) -> None:
         if not self.tokenizer.same(other.tokenizer):
@@ -235,13 +239,43 @@ class TextModel:
     def _events(self, requests: Sequence[Request], how: Decoding) -> Iterator[Event]:
         return stream(self.network, requests, self.generation.end, how, self.generation.unseen, ROWS)
 
-    def prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """The ids a prompt is read as: those that begin a text, then its own."""
+    def reply(self, turns: Sequence[str], *, system: str | None = None, **options: Any) -> Text:
+        """The next turn of a conversation, by a model that was trained to hold one.
+
+        Args:
+            turns: what was said so far, a person first. What was said longest ago is forgotten where the window ends.
+            system: what the model is told before.
+            options: of `generate`.
+
+        Raises:
+            ConfigError: the model has no chat template; or as `generate`.
+            DataError: the template refuses the conversation.
+        """
+        ids = self.conversation_ids(turns, system, options.get("max_new_tokens"))
+        return self.generate(ids, **options)[0]
+
+    def conversation_ids(
+        self, turns: Sequence[str], system: str | None = None, room: int | None = None
+    ) -> tuple[int, ...]:
+        """The ids a conversation is read as, with room for a reply; see `reply`."""
+        if self.template is None:
+            raise ConfigError("this model knows no turns: it goes on writing a text, textwright generate RUN")
+        window, kept = self.network.window, list(turns)
+        while True:
+            ids = self.template.ids(turns_of(kept, system), self.tokenizer)
+            if window is None or len(kept) == 1 or len(ids) + (room or self.generation.max_new_tokens) <= window:
+                return tuple(ids)
+            kept = kept[2:]
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """The ids a prompt is read as: those that begin a text, then its own; ids stay as they are."""
+        if not isinstance(prompt, str):
+            return tuple(prompt)
         return (*self.generation.start, *self.tokenizer.encode(prompt))
 
     def _asked(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         strategy: str | None,
         preset: str | None,
         n: int,

@@ -1,4 +1,4 @@
-"""`textwright chat`: talk to a model that was trained on dialogues."""
+"""`textwright chat`: talk to a model that was trained on dialogues, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,11 @@ from textwright.cli import ways
 
 
 def chat(
-    run: Annotated[Path, typer.Argument(help="A folder that `textwright train --task chat` wrote.")],
+    run: Annotated[Path, typer.Argument(help="A run that was trained on dialogues, or imported with a template.")],
+    system: Annotated[str | None, typer.Option(help="What the model is told before; with a template only.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Where a reply is cut.")] = None,
     strategy: ways.Strategy = None,
-    preset: ways.Preset = "chat",
+    preset: ways.Preset = None,
     temperature: ways.Temperature = None,
     top_p: ways.TopP = None,
     seed: ways.Seed = None,
@@ -27,15 +29,24 @@ def chat(
 ) -> None:
     """Talk, line by line; an empty line or the end of the input ends the conversation."""
     from textwright.cli.sources import tell
+    from textwright.errors import ConfigError
     from textwright.opening import as_pairs
+    from textwright.writer import TextModel
 
-    model = as_pairs(ways.opened(run, quantize), run, "chat")
+    opened = ways.opened(run, quantize)
+    model = opened if isinstance(opened, TextModel) and opened.template else as_pairs(opened, run, "chat")
+    if isinstance(model, TextModel):
+        told: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
+    elif system is not None or max_new_tokens is not None:
+        raise ConfigError(f"{run} was trained on dialogues alone: leave out --system and --max-new-tokens")
+    else:
+        told, preset = {}, preset or "chat"
     ways.tell_preset(preset, model.tokenizer)
     drawn = strategy in (None, "sample") and preset != "translate" and seed is None
     if drawn:
         seed = secrets.randbelow(2**31)
     options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p)
-    options |= {"strategy": strategy, "preset": preset}
+    options |= {"strategy": strategy, "preset": preset, **told}
     turns: list[str] = []
     for line in _said():
         turns.append(line)

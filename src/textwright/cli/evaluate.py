@@ -93,6 +93,7 @@ def _text(
     from textwright.evaluating.cache import choose_cache
     from textwright.evaluating.dynamic import choose_dynamic
     from textwright.report import panel_table
+    from textwright.run import ImportedRun
     from textwright.text.corpus import open_prepared
     from textwright.text.sources import TABLES, SourceConfig, suffix
 
@@ -101,13 +102,17 @@ def _text(
     if cache is not None and dynamic:
         raise ConfigError("--cache and --dynamic measure in two ways: give one of them")
     network, end, folder = model.model, model.tokenizer.end, run / "data"
+    imported = isinstance(model.config, ImportedRun)
+    if imported and (data is None or cache is not None or dynamic):
+        raise ConfigError(f"{run} was imported and has no texts of its own: textwright evaluate {run} --data FILE")
     how: dict[str, Any] = {"stride": stride}
     if cache is not None:
         how["cache"] = choose_cache(network, open_prepared(folder).valid, end, cache)
     if dynamic:
         how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, end)
     if data is not None:
-        trained = model.config.source  # documents are told apart as they were there; encodings may differ
+        # Documents are told apart as they were in training; encodings may differ.
+        trained = SourceConfig(path=data) if isinstance(model.config, ImportedRun) else model.config.source
         options = {"field": trained.field} if suffix(Path(data)) in TABLES else {"documents": trained.documents}
         name, result = data, model.evaluate(SourceConfig.parse({"path": data, **options}), **how)
     else:

@@ -18,7 +18,9 @@ from textwright.cli import (
     detect,
     doctor,
     evaluate,
+    export,
     generate,
+    import_,
     recipes,
     selftest,
     train,
@@ -64,9 +66,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (train, evaluate, generate, answer, chat, compare, recipes, doctor, selftest, detect, verify_resume):
+for module in (
+    *(train, evaluate, generate, answer, chat, import_, export, compare),
+    *(recipes, doctor, selftest, detect, verify_resume),
+):
     name = module.__name__.rsplit(".", 1)[1]
-    app.command(name.replace("_", "-"))(guarded(getattr(module, name)))
+    app.command(name.strip("_").replace("_", "-"))(guarded(getattr(module, name)))
 for verb, purpose in transform.VERBS.items():
     app.command(verb, help=purpose)(guarded(transform.transform))
 

@@ -70,6 +70,8 @@ class Tokenizer:
         size: the number of ids.
         end: the id between documents, which also begins unprompted text.
         unknown: the id of the unknown word; None where every text can be written with the vocabulary.
+        bytewise: entries are spelled in the alphabet of byte-level models.
+        controls: tokens that a text cannot spell, of a foreign tokenizer.
         pieces: what every id adds to the text, as bytes; nothing for control tokens.
     """
 
@@ -80,7 +82,9 @@ class Tokenizer:
         self.kind = _kind(facts, entries)
         self.end = entries[_end(self.kind, entries)]
         self.unknown = entries.get(facts["model"].get("unk_token"))
+        self.bytewise = "ByteLevel" in _decoders(facts)
         self.pieces = _pieces(library, facts, self.kind, entries)
+        self.controls = frozenset(token["content"] for token in facts["added_tokens"] if token["special"])
         self._stripped = _stripped(library, self.kind, entries, self.pieces)
         self._entries = entries
         self._library = library
@@ -100,6 +104,18 @@ class Tokenizer:
     def _words(self) -> dict[str, int]:
         """What a segmenter's words are looked up in: spelled out in a text, the end token is an unknown word."""
         return {token: i for token, i in self._entries.items() if i != self.end}
+
+    def reserve(self, size: int) -> None:
+        """Ids up to `size`, if there are fewer: the new ones stand for nothing."""
+        self.pieces += [b""] * (size - len(self.pieces))
+        self.size = max(self.size, size)
+
+    @cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids that the tokenizer's own rules put in front of every text; for texts of `char` … `bpe`, none."""
+        ruled = self._library.encode("a").ids
+        plain = self._library.encode("a", add_special_tokens=False).ids
+        return tuple(ruled[: next(n for n in range(len(ruled)) if ruled[n : n + len(plain)] == plain)])
 
     def same(self, other: Tokenizer) -> bool:
         """Both give the same ids to every text."""
@@ -123,6 +139,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of one text, control tokens never among them."""
         return self.encode_many([text])[0]
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of a text in which control tokens are spelled out and meant."""
+        self._library.encode_special_tokens = False
+        try:
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        finally:
+            self._library.encode_special_tokens = True
+        return ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; the library works on several texts at once."""

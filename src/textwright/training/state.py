@@ -57,9 +57,14 @@ def save(folder: Path, progress: Progress, tensors: Tensors) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def read_progress(path: Path) -> Progress:
+    """What a save tells of the run."""
+    return Progress.parse(read_json(path / "progress.json"), str(path / "progress.json"))
+
+
 def load(path: Path, tensors: Tensors) -> Progress:
     """Read a save into tensors of the same shapes."""
-    progress = Progress.parse(read_json(path / "progress.json"), str(path / "progress.json"))
+    progress = read_progress(path)
     load_weights(tensors.model, path / "model.safetensors")
     load_optimizer(tensors.optimizer, load_tensors(path / "optimizer.safetensors"))
     if tensors.average is not None:

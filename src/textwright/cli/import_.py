@@ -1,0 +1,23 @@
+"""`textwright import`: somebody else's model becomes a run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_(
+    model: Annotated[str, typer.Argument(help="A folder as on the Hugging Face hub, OWNER/NAME there, or a .gguf file.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder (runs/NAME).")] = None,
+) -> None:
+    """Turn a pretrained model into a run, which all other commands take."""
+    from textwright.cli.sources import tell
+    from textwright.importing import import_model
+
+    out = Path("runs") / Path(model).name if out is None else out
+    network = import_model(model, out)
+    tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
+    tell(f"to write: textwright generate {shlex.quote(str(out))} --prompt TEXT")

@@ -1,0 +1,110 @@
+"""Models from elsewhere become runs: `textwright import`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from textwright.decoding import Sampling
+from textwright.errors import CheckpointError, ConfigError
+from textwright.interop.folder import Folder, find, read_folder
+from textwright.interop.formats import native
+from textwright.interop.gguf_file import read_gguf
+from textwright.models import LanguageModel
+from textwright.run import (
+    GenerationConfig,
+    ImportedManifest,
+    ImportedRun,
+    write_generation,
+    write_manifest,
+    write_template,
+)
+from textwright.text.conversations import ChatTemplate
+from textwright.text.tokenizers import Tokenizer
+from textwright.training.checkpoint import save_tensors, weights, write_file
+
+SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def import_model(place: str, out: Path) -> LanguageModel:
+    """A folder in the layout of the Hugging Face hub, a name there, or a GGUF file becomes the run `out`.
+
+    Everything is read and checked before anything is written.
+
+    Raises:
+        ConfigError: the place does not exist or cannot be reached, or `out` is taken.
+        CheckpointError: it holds no model that ours can be; the reason is named.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: give another --out")
+    path = find(place)
+    folder = read_folder(path) if path.is_dir() else read_gguf(path)
+    tokenizer = read_tokenizer(folder)
+    model = native(folder)
+    generation = generation_of(folder, tokenizer, model.config.vocab)
+    named = {name: word for name in ("bos_token", "eos_token") if (word := _word(folder, name)) is not None}
+    config = ImportedRun.parse({"origin": place, "kind": folder.kind, "model": model.config.dump(), "named": named})
+    if folder.template is not None:  # one that cannot be read is told before anything is written
+        ChatTemplate(folder.template, named)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out / "tokenizer.json")
+    write_generation(out, generation)
+    write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
+    if folder.template is not None:
+        write_template(out, folder.template)
+    write_manifest(out, ImportedManifest(config=config))
+    return model
+
+
+def read_tokenizer(folder: Folder) -> Tokenizer:
+    """The folder's tokenizer.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or has ids that the model has not.
+    """
+    tokenizer, vocabulary = folder.tokenizer(), folder.config.get("vocab_size")
+    if isinstance(vocabulary, int) and tokenizer.size > vocabulary:
+        raise CheckpointError(
+            f"the tokenizer of {folder.path} has {tokenizer.size} ids, the model has {vocabulary}: they belong to different models"
+        )
+    return tokenizer
+
+
+def generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> GenerationConfig:
+    """Where texts begin and end there, and how they are drawn.
+
+    A text begins with what the tokenizer's rules put in front of it. Where they say nothing, it begins as the training
+    texts did: after the token that begins a text, for vocabularies of SentencePiece, else after the one between texts.
+    """
+    first, last = (_id(folder, tokenizer, name) for name in ("bos", "eos"))
+    between = tokenizer.end if tokenizer.bytewise or first is None else first
+    unused = set(range(vocabulary)) - set(tokenizer.entries.values())
+    return GenerationConfig(
+        start=tokenizer.prefix or (between,),
+        end=tokenizer.end if last is None else last,
+        unseen=tuple(sorted(unused)),
+        sampling=_sampling(folder.generation),
+    )
+
+
+def _id(folder: Folder, tokenizer: Tokenizer, name: str) -> int | None:
+    """The id of a control token: what tokenizer_config.json names it or, without that, what config.json says."""
+    word = _word(folder, f"{name}_token")
+    if word in tokenizer.entries:
+        return tokenizer.entries[word]
+    said = folder.generation.get(f"{name}_token_id", folder.config.get(f"{name}_token_id"))
+    return said[0] if isinstance(said, list) and said else said if isinstance(said, int) else None
+
+
+def _word(folder: Folder, name: str) -> str | None:
+    """A control token as tokenizer_config.json spells it."""
+    said = folder.tokens.get(name)
+    word = said.get("content") if isinstance(said, dict) else said
+    return word if isinstance(word, str) else None
+
+
+def _sampling(generation: Mapping[str, Any]) -> Sampling:
+    given = {name: generation[name] for name in SAMPLED if generation.get(name) is not None}
+    usual: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
+    return Sampling.parse(given or usual) if generation.get("do_sample") else Sampling.parse(usual)

@@ -1,0 +1,180 @@
+"""GGUF, the file of llama.cpp: configuration, tokenizer and weights in one, often with few bits a weight.
+
+The weights are unpacked to float32. Models of Llama's shape are read. llama.cpp rotates neighbouring pairs where Llama
+rotates halves, so in its files the rows of queries and keys stand in another order (architecture "llama" only).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Library
+from torch import Tensor
+
+from textwright.errors import CheckpointError, MissingExtraError
+from textwright.interop.folder import Folder, Renamed
+from textwright.text.tokenizers import Tokenizer
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+TENSORS = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+CONTROL = 3  # token_type of tokens that a text cannot spell
+# How texts are cut into words before pieces are merged, by the name that llama.cpp gives it; as in the tokenizer.json
+# of these models. None: GPT-2's own rule, which the library has.
+SPLITS: dict[str, str | None] = {
+    "default": None,
+    "gpt-2": None,
+    "smollm": None,
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+
+
+class Packed(Mapping[str, Tensor]):
+    """The tensors of a GGUF file under the file's names, unpacked when they are asked for."""
+
+    def __init__(self, reader: Any, turned: Mapping[str, int]) -> None:
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._turned = turned
+
+    def __getitem__(self, name: str) -> Tensor:
+        from gguf import dequantize
+
+        tensor = self._tensors[name]
+        try:
+            values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+        except (NotImplementedError, ValueError) as error:
+            raise CheckpointError(f"{name} cannot be unpacked: {error}") from None
+        heads = self._turned.get(name.split(".")[-2], 0)
+        if not heads:
+            return values
+        pairs = values.unflatten(0, (heads, -1, 2))
+        return pairs.transpose(1, 2).flatten(0, 2)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True)
+class GGUF(Folder):
+    """A GGUF file as a folder of the hub would tell it.
+
+    Attributes:
+        facts: what it says under "tokenizer.ggml".
+    """
+
+    facts: dict[str, Any]
+
+    def tokenizer(self) -> Tokenizer:
+        kind, split = self.facts.get("model"), self.facts.get("pre", "default")
+        if kind != "gpt2" or split not in SPLITS:
+            raise CheckpointError(
+                f"{self.path} has a tokenizer of kind {kind}, {split}; expected gpt2 with one of {', '.join(SPLITS)}: "
+                "import the folder that the file was made from"
+            )
+        return Tokenizer(_bytewise(self.facts, split))
+
+
+def read_gguf(path: Path) -> GGUF:
+    """What the file says.
+
+    Raises:
+        MissingExtraError: the package gguf is not installed.
+        CheckpointError: it is damaged, or of an architecture or a kind of packing that is not read.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise MissingExtraError("reading GGUF", "gguf") from None
+    try:
+        reader = GGUFReader(path)
+        said = {name: field.contents() for name, field in reader.fields.items()}
+    except (ValueError, OSError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is no whole GGUF file ({error}): download it again") from None
+    kind = str(said.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise CheckpointError(f"{path} is a {kind}: expected one of {', '.join(ARCHITECTURES)}")
+    own = {name.removeprefix(f"{kind}."): value for name, value in said.items() if name.startswith(f"{kind}.")}
+    facts = {name.removeprefix("tokenizer.ggml."): value for name, value in said.items() if "tokenizer.ggml." in name}
+    names = {tensor.name: _name(tensor.name) for tensor in reader.tensors}
+    try:
+        config = _config(kind, own, facts, tied="output.weight" not in names)
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {kind}.{error.args[0]}: download it again") from None
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    weights = Renamed(Packed(reader, heads if kind == "llama" else {}), {new: old for old, new in names.items()})
+    tokens = {f"{name}_token": facts["tokens"][facts[f"{name}_token_id"]] for name in ("bos", "eos") if f"{name}_token_id" in facts}
+    return GGUF(path, config, weights, {}, tokens, said.get("tokenizer.chat_template"), facts)
+
+
+def _config(kind: str, own: Mapping[str, Any], facts: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
+    heads, width = own["attention.head_count"], own["embedding_length"]
+    return {
+        "model_type": kind,
+        "vocab_size": len(facts["tokens"]),
+        "hidden_size": width,
+        "num_hidden_layers": own["block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": own.get("attention.head_count_kv", heads),
+        "head_dim": own.get("attention.key_length", width // heads),
+        "intermediate_size": own["feed_forward_length"],
+        "max_position_embeddings": own["context_length"],
+        "rms_norm_eps": own["attention.layer_norm_rms_epsilon"],
+        "rope_theta": own.get("rope.freq_base", 10000.0),
+        "rope_scaling": {"rope_type": own.get("rope.scaling.type", "default").replace("none", "default")},
+        "tie_word_embeddings": tied,
+    }
+
+
+def _name(name: str) -> str:
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight."""
+    *block, stem, kind = name.split(".")
+    if stem not in TENSORS:
+        return name  # it will be told as one that has no place
+    return f"model.layers.{block[1]}.{TENSORS[stem]}.{kind}" if block else f"{TENSORS[stem]}.{kind}"
+
+
+def _bytewise(facts: Mapping[str, Any], split: str) -> Library:
+    """The tokenizer of the library that the facts describe."""
+    tokens = facts["tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in facts["merges"]]
+    library = Library(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
+    rule, whole = SPLITS[split], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=SPLITS[split] is None)
+    before: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
+    before += [pre_tokenizers.Split(Regex(rule), "isolated")] if rule is not None else []
+    library.pre_tokenizer = pre_tokenizers.Sequence([*before, whole])
+    library.decoder = decoders.ByteLevel()
+    kinds = facts.get("token_type", [])
+    library.add_special_tokens([AddedToken(tokens[id], special=True) for id, kind in enumerate(kinds) if kind == CONTROL])
+    stored = json.loads(library.to_str())
+    if facts.get("add_bos_token"):
+        name, id = tokens[facts["bos_token_id"]], facts["bos_token_id"]
+        single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+        special = {name: {"id": name, "ids": [id], "tokens": [name]}}
+        stored["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+    return Library.from_str(json.dumps(stored))

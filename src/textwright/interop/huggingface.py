@@ -1,0 +1,153 @@
+"""A folder that transformers' Auto classes open, and the proof that what they open is the same model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
+
+from textwright.errors import CheckpointError, MissingExtraError
+from textwright.interop.formats import foreign
+from textwright.models.transformer import TransformerLM
+from textwright.text.segmenters import is_segmenter
+from textwright.text.tokenizers import Tokenizer
+
+CLOSE = 1e-3  # of the largest logit: float32 in another order
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a model writes.
+
+    Attributes:
+        start: ids in front of every text.
+        end: the id that ends one, or None.
+        unseen: ids that are never written.
+        drawing: sampling parameters under the names they have there.
+        template: the chat template, as Jinja.
+    """
+
+    start: tuple[int, ...]
+    end: int | None
+    unseen: tuple[int, ...]
+    drawing: dict[str, Any]
+    template: str | None = None
+
+
+class Parity(NamedTuple):
+    """What was compared: texts, their tokens, and the largest difference of any logit."""
+
+    texts: int
+    tokens: int
+    difference: float
+
+
+def write_huggingface(folder: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits) -> None:
+    """Fill an empty folder.
+
+    Raises:
+        CheckpointError: no architecture there can hold the model, or no fast tokenizer the tokenizer.
+    """
+    if is_segmenter(tokenizer.kind):
+        raise CheckpointError(f"no fast tokenizer holds {tokenizer.kind}, which finds words by a library of its own")
+    config, tensors = foreign(model)
+    ends = {"bos_token_id": habits.start[0] if habits.start else None, "eos_token_id": habits.end}
+    _json(folder / "config.json", {**config, **ends, "dtype": "float32"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    suppressed = {"suppress_tokens": list(habits.unseen)} if habits.unseen else {}
+    drawn = {"do_sample": True, **habits.drawing}
+    _json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
+    _write_tokenizer(folder, tokenizer, habits, model.config.window)
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window: int) -> None:
+    names = {id: name for name, id in tokenizer.entries.items()}
+    path = folder / "tokenizer.json"
+    tokenizer.save(path)
+    if tokenizer.prefix != habits.start:  # so that a text is read with what begins one
+        library = Library.from_file(str(path))
+        start = {"id": "<start>", "ids": list(habits.start), "tokens": [names[id] for id in habits.start]}
+        library.post_processor = TemplateProcessing(single="<start> $A", special_tokens=[start])
+        library.save(str(path))
+    said: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": window,
+        "clean_up_tokenization_spaces": False,
+    }
+    if habits.end is not None:
+        said["eos_token"] = names[habits.end]
+    if tokenizer.unknown is not None:
+        said["unk_token"] = names[tokenizer.unknown]
+    _json(folder / "tokenizer_config.json", said)
+    if habits.template is not None:
+        (folder / "chat_template.jinja").write_text(habits.template, encoding="utf-8")
+
+
+def check_huggingface(
+    folder: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits, texts: Sequence[str], new: int
+) -> Parity:
+    """Open the folder with transformers and compare, on real texts: ids, logits, and greedy continuations.
+
+    Args:
+        texts: what is read and gone on from; cut where the window would not hold them.
+        new: tokens to write after each.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        CheckpointError: anything differs.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError("an export, which is checked by opening it,", "huggingface") from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    reader = transformers.AutoTokenizer.from_pretrained(folder)
+    count, difference, largest = 0, 0.0, 0.0
+    for text in texts:
+        ids = [*habits.start, *tokenizer.encode(text)]
+        if reader(text).input_ids != ids:
+            raise CheckpointError(f"the exported tokenizer reads {text[:40]!r} as other ids: nothing was written")
+        room = max(1, model.config.window - new)
+        prompt = torch.tensor([ids[:room]])
+        with torch.no_grad():
+            ours, other = model(prompt).logits, theirs(prompt).logits
+        difference = max(difference, float((ours - other).abs().max()))
+        largest = max(largest, float(ours.abs().max()))
+        want = _greedy(model, prompt, habits, new)
+        written = theirs.generate(prompt, do_sample=False, max_new_tokens=new)[0, prompt.shape[1] :].tolist()
+        if difference > CLOSE * largest or written != want:
+            raise CheckpointError(
+                f"the exported model differs after {text[:40]!r}: logits by {difference:.2g}, "
+                f"{sum(a == b for a, b in zip(written, want, strict=False))} of {len(want)} greedy tokens are the same: "
+                "nothing was written"
+            )
+        count += prompt.shape[1] + len(want)
+    return Parity(len(texts), count, difference)
+
+
+def _greedy(model: TransformerLM, prompt: torch.Tensor, habits: Habits, new: int) -> list[int]:
+    """The likeliest token after the other, by the contract alone."""
+    written: list[int] = []
+    with torch.no_grad():
+        output = model(prompt, state=model.begin(1), last_only=True)
+        while len(written) < new:
+            logits = output.logits[0, -1].float()
+            logits[list(habits.unseen)] = float("-inf")
+            written.append(int(logits.argmax()))
+            if written[-1] == habits.end:
+                break
+            output = model(torch.tensor([written[-1:]]), state=output.after)
+    return written
+
+
+def _json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""A conversation as the text that a model was trained to see: chat templates, which come with a model as Jinja.
+
+A template is somebody else's program: it runs in a sandbox. What people say is never read as a control token: a message
+in which one is spelled out is encoded apart from the template around it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from textwright.errors import ConfigError, DataError
+from textwright.text.tokenizers import Tokenizer
+
+MARK = "\ue000{}\ue001"  # stands for the content of a message; private characters, so that no template changes it
+MARKED = re.compile("\ue000(\\d+)\ue001")
+Message = Mapping[str, str]  # "role" and "content"
+
+
+class ChatTemplate:
+    """How a conversation is spelled.
+
+    Args:
+        source: Jinja.
+        named: control tokens that the template knows by name, as in bos_token.
+
+    Raises:
+        DataError: it is no Jinja.
+    """
+
+    def __init__(self, source: str, named: Mapping[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.now().strftime}
+        environment.filters["tojson"] = _json
+        self.source, self.named = source, dict(named)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise DataError(f"the chat template cannot be read: {error}") from None
+
+    def text(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+        """The conversation; with `reply` up to where the model's next words begin.
+
+        Raises:
+            DataError: the template refuses it, or fails.
+        """
+        given = {"messages": [dict(message) for message in messages], "add_generation_prompt": reply, **self.named}
+        try:
+            return self._template.render(**given)
+        except TemplateError as error:
+            raise DataError(f"the model's chat template refuses this conversation: {error}") from None
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise DataError(f"the model's chat template fails: {type(error).__name__}: {error}") from None
+
+    def ids(self, messages: Sequence[Message], tokenizer: Tokenizer, *, reply: bool = True) -> list[int]:
+        """What the model reads: control tokens of the template as such, those spelled in messages as plain text."""
+        said = [message["content"] for message in messages]
+        if not any(control in content for control in tokenizer.controls for content in said):
+            return tokenizer.encode_marked(self.text(messages, reply=reply))
+        hidden = [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)]
+        parts = MARKED.split(self.text(hidden, reply=reply))  # template, number, template, number, template
+        ids: list[int] = []
+        for place, part in enumerate(parts):
+            ids += tokenizer.encode(said[int(part)]) if place % 2 else tokenizer.encode_marked(part)
+        return ids
+
+
+def turns_of(turns: Sequence[str], system: str | None = None) -> list[dict[str, str]]:
+    """Messages of a conversation that a person began.
+
+    Raises:
+        ConfigError: there is none, or the last word is not the person's.
+    """
+    if len(turns) % 2 == 0:
+        raise ConfigError(f"a reply follows what a person said: expected an odd number of turns, got {len(turns)}")
+    begin = [{"role": "system", "content": system}] if system is not None else []
+    roles = ("user", "assistant")
+    return begin + [{"role": roles[n % 2], "content": turn} for n, turn in enumerate(turns)]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,173 @@
+"""Models from elsewhere, and models for elsewhere, as a person moves them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from door import POEM, Run, data_folder
+from safetensors.torch import load_file, save_file
+
+import textwright
+from textwright.errors import CheckpointError
+from textwright.exporting import export_huggingface
+from textwright.interop import huggingface
+from textwright.run import ImportedRun
+from textwright.text.tokenizers import TokenizerConfig, train
+
+transformers = pytest.importorskip("transformers")
+STORIES = data_folder() / ".." / "models" / "stories260K"
+# Written by llama2.c from the same weights (its test_all.py); the README of the folder tells of it.
+STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with a tokenizer that knows fewer ids than the model has."""
+    folder = tmp_path_factory.mktemp("theirs")
+    tokenizer = train(TokenizerConfig(kind="bpe", vocabulary=290), lambda: iter([POEM * 9]))
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36}
+    config = transformers.LlamaConfig(
+        **sizes,
+        vocab_size=tokenizer.size + 6,
+        max_position_embeddings=48,
+        bos_token_id=tokenizer.end,
+        eos_token_id=tokenizer.end,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    tokenizer.save(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture
+def imported(theirs: Path, tmp_path: Path, run: Run) -> Path:
+    result = run("import", theirs, "--out", tmp_path / "imported")
+    assert result.code == 0, result.err
+    assert "textwright generate" in result.err
+    return tmp_path / "imported"
+
+
+def greedy(run: Run, folder: Path, *words: Any) -> list[int]:
+    result = run("generate", folder, "--strategy", "greedy", "--max-new-tokens", "20", "--json", *words)
+    assert result.code == 0, result.err
+    tokens: list[int] = json.loads(result.out)["outputs"][0]["tokens"]
+    return tokens
+
+
+def written(folder: Path, prompt: list[int], count: int) -> list[int]:
+    """By transformers itself."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    row = torch.tensor([prompt])
+    text: list[int] = model.generate(row, do_sample=False, max_new_tokens=count)[0, len(prompt) :].tolist()
+    return text
+
+
+def test_in_and_out_again(run: Run, theirs: Path, imported: Path, tmp_path: Path) -> None:
+    """Greedy text by transformers == imported == exported, by transformers again == imported again."""
+    model = textwright.load(imported)
+    assert isinstance(model.config, ImportedRun)
+    prompt = list(model.prompt_ids("The fox"))
+    tokens = greedy(run, imported, "--prompt", "The fox")
+    assert tokens == written(theirs, prompt, 20)[: len(tokens)]
+    result = run("export", imported, tmp_path / "out", "--license", "mit")
+    assert result.code == 0, result.err
+    assert written(tmp_path / "out", prompt, 20)[: len(tokens)] == tokens
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("The fox").input_ids == prompt
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card and "Parity" in card
+    assert run("import", tmp_path / "out", "--out", tmp_path / "again").code == 0
+    assert greedy(run, tmp_path / "again", "--prompt", "The fox") == tokens
+
+
+def test_an_imported_model_is_a_run(run: Run, imported: Path, text: Path) -> None:
+    result = run("selftest", imported)
+    assert result.code == 0, result.out + result.err
+    result = run("evaluate", imported, "--data", text, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["loss"] > 0
+    run("evaluate", imported).fails("was imported", "--data FILE")
+    (sampled,) = textwright.load(imported).generate("The", n=1, seed=1, max_new_tokens=30)
+    assert max(sampled.tokens) < textwright.load(imported).tokenizer.size  # spare ids are never written
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_a_trained_run_leaves(run: Run, trained: dict[str, Path], family: str, tmp_path: Path) -> None:
+    result = run("export", trained[family], tmp_path / "out")
+    if family == "lstm":
+        result.fails("for which transformers has no class")
+        assert not (tmp_path / "out").exists()
+        return
+    assert result.code == 0, result.err
+    model = textwright.load(trained[family])
+    ids = list(model.prompt_ids("The fox"))
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert reader("The fox").input_ids == ids
+    tokens = greedy(run, trained[family], "--prompt", "The fox", "--max-new-tokens", "9")
+    text = written(tmp_path / "out", ids, 9)
+    assert text[: len(tokens)] == tokens
+    assert reader.decode(text, skip_special_tokens=True) == model.tokenizer.decode(text)
+
+
+def test_a_copy_that_differs_is_not_written(
+    trained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = huggingface.foreign
+
+    def wrong(model: Any) -> Any:
+        config, tensors = write(model)
+        return config, {name: tensor.flip(0).contiguous() for name, tensor in tensors.items()}
+
+    monkeypatch.setattr(huggingface, "foreign", wrong)
+    with pytest.raises(CheckpointError, match="the exported model differs"):
+        export_huggingface(trained["transformer"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_moved(run: Run, theirs: Path, trained: dict[str, Path], text: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "file").write_text("mine")
+    run("import", theirs, "--out", taken).fails("is not empty", "--out")
+    run("export", trained["transformer"], taken).fails("exists")
+    run("export", tmp_path / "nowhere", tmp_path / "out").fails("does not exist")
+    run("import", text, "--out", tmp_path / "out").fails("is a file")
+    run("import", tmp_path / "nowhere", "--out", tmp_path / "out").fails("does not exist")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_model(run: Run, theirs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(theirs, folder)
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: tensor[:200] if len(tensor) == config["vocab_size"] else tensor for name, tensor in weights.items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
+    run("import", folder, "--out", tmp_path / "out").fails("belong to different models")
+    (folder / "tokenizer.json").unlink()
+    run("import", folder, "--out", tmp_path / "out").fails("holds no tokenizer.json")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="needs the folder models beside the one that TEXTWRIGHT_DATA names")
+def test_a_known_story(run: Run, tmp_path: Path) -> None:
+    """The same greedy 400 characters three times: here, exported and opened by transformers, and by transformers."""
+    assert run("import", STORIES, "--out", tmp_path / "run").code == 0
+    result = run("generate", tmp_path / "run", "--strategy", "greedy", "--max-new-tokens", "200")
+    story = result.out.strip()
+    assert story.startswith(STORY)
+    assert len(story) > 400
+    assert run("export", tmp_path / "run", tmp_path / "out").code == 0
+    for folder in (STORIES, tmp_path / "out"):
+        reader = transformers.AutoTokenizer.from_pretrained(folder)
+        text = reader.decode(written(folder, [1], 200), skip_special_tokens=True)
+        assert text.strip()[:400] == story[:400]

