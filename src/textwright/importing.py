@@ -66,7 +66,8 @@ def read_tokenizer(folder: Folder) -> Tokenizer:
     tokenizer, vocabulary = folder.tokenizer(), folder.config.get("vocab_size")
     if isinstance(vocabulary, int) and tokenizer.size > vocabulary:
         raise CheckpointError(
-            f"the tokenizer of {folder.path} has {tokenizer.size} ids, the model has {vocabulary}: they belong to different models"
+            f"the tokenizer of {folder.path} has {tokenizer.size} ids, the model has {vocabulary}: they belong to "
+            "different models"
         )
     return tokenizer
 

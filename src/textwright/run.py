@@ -129,7 +129,7 @@ class ImportedRun(Config):
     origin: str
     kind: str
     model: TransformerConfig
-    named: dict[str, str] = {}
+    named: dict[str, str] = Field(default_factory=dict)
 
 
 RunConfig = Annotated[TextRun | PairRun, Field(discriminator="task")]

@@ -43,6 +43,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
+        model.lm_head.weight[tokenizer.size :] = 0.0  # never the likeliest
     model.save_pretrained(folder)
     tokenizer.save(folder / "tokenizer.json")
     return folder
@@ -149,7 +150,9 @@ def test_a_tokenizer_of_another_model(run: Run, theirs: Path, tmp_path: Path) ->
     shutil.copytree(theirs, folder)
     config = json.loads((folder / "config.json").read_text())
     weights = load_file(folder / "model.safetensors")
-    weights = {name: tensor[:200] if len(tensor) == config["vocab_size"] else tensor for name, tensor in weights.items()}
+    weights = {
+        name: tensor[:200] if len(tensor) == config["vocab_size"] else tensor for name, tensor in weights.items()
+    }
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
     run("import", folder, "--out", tmp_path / "out").fails("belong to different models")

@@ -113,8 +113,8 @@ def test_packed_weights_are_unpacked(tmp_path: Path) -> None:
     theirs = write(tmp_path / "model.gguf", "llama", packing=gguf.GGMLQuantizationType.Q8_0)
     ours = native(read_gguf(tmp_path / "model.gguf")).embed.weight
     want = theirs.get_input_embeddings().weight
-    step = want.view(-1, 32).abs().amax(1, keepdim=True) / 127  # of a block of 32: half of it is lost at most
-    assert ((ours - want).view(-1, 32).abs() <= 0.51 * step).all()
+    step = want.view(-1, 32).abs().amax(1, keepdim=True) / 127  # of a block of 32; the step itself is kept in float16
+    assert ((ours - want).view(-1, 32).abs() <= 0.57 * step).all()
     assert not torch.equal(ours, want)
 
 
@@ -135,7 +135,12 @@ def test_texts_come_back(pre: str, tmp_path: Path) -> None:
 def test_what_is_no_such_file(tmp_path: Path) -> None:
     write(tmp_path / "good.gguf", "llama")
     data = (tmp_path / "good.gguf").read_bytes()
-    for name, content in {"cut": data[: len(data) // 2], "head": data[:40], "text": b"not a model", "none": b""}.items():
+    for name, content in {
+        "cut": data[: len(data) // 2],
+        "head": data[:40],
+        "text": b"not a model",
+        "none": b"",
+    }.items():
         (tmp_path / f"{name}.gguf").write_bytes(content)
         with pytest.raises(CheckpointError, match="no whole GGUF file"):
             read_gguf(tmp_path / f"{name}.gguf")

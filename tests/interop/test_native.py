@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textwright.errors import CheckpointError, ConfigError
+from textwright.interop import memory
 from textwright.interop.folder import INDEX, find, read_folder
 from textwright.interop.formats import foreign, native
 from textwright.models import TransformerConfig
@@ -200,6 +201,17 @@ def test_a_norm_with_a_bias_that_we_have_not_is_refused(tmp_path: Path) -> None:
     config = transformers.Starcoder2Config(**SIZES, use_bias=False)
     spread(transformers.AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is not zero"):
+        native(read_folder(tmp_path))
+
+
+def test_a_model_that_does_not_fit_is_refused_with_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = spread(transformers.AutoModelForCausalLM.from_config(THEIRS["llama"]))
+    theirs.save_pretrained(tmp_path)
+    said(tmp_path, max_position_embeddings=10**9)  # what a window takes is taken later
+    assert memory.need(native(read_folder(tmp_path)).config) == 4 * theirs.num_parameters()
+    monkeypatch.setattr(memory, "free", lambda: 2**20)
+    said(tmp_path, num_hidden_layers=1000)
+    with pytest.raises(ConfigError, match=r"needs 0\.0 GiB .* 0\.0 GiB are free"):
         native(read_folder(tmp_path))
 
 

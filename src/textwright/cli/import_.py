@@ -10,7 +10,9 @@ import typer
 
 
 def import_(
-    model: Annotated[str, typer.Argument(help="A folder as on the Hugging Face hub, OWNER/NAME there, or a .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder as on the Hugging Face hub, OWNER/NAME there, or a .gguf file.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The run's folder (runs/NAME).")] = None,
 ) -> None:
     """Turn a pretrained model into a run, which all other commands take."""

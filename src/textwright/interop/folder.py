@@ -1,9 +1,9 @@
 """A model in the layout of the Hugging Face hub: a folder, or the name of one that is downloaded.
 
-    config.json              the architecture, as that library's configuration classes write it
-    *.safetensors            the weights, in one file or in several with model.safetensors.index.json
-    tokenizer.json           what the `tokenizers` library opens
-    generation_config.json, tokenizer_config.json, chat_template.jinja     if there are any
+config.json              the architecture, as that library's configuration classes write it
+*.safetensors            the weights, in one file or in several with model.safetensors.index.json
+tokenizer.json           what the `tokenizers` library opens
+generation_config.json, tokenizer_config.json, chat_template.jinja     if there are any
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ class Folder:
 
 
 def find(place: str) -> Path:
-    """The folder (or .gguf file) at a path or, where there is none, of a name on the hub ("HuggingFaceTB/SmolLM2-135M"), downloaded.
+    """The folder (or .gguf file) at a path or, where there is none, that of a name on the hub, downloaded.
 
     Raises:
         ConfigError: neither exists, or the hub cannot be reached.
     """
     path = Path(place).expanduser()
-    if path.is_dir() or path.suffix == ".gguf" and path.exists():
+    if path.is_dir() or (path.suffix == ".gguf" and path.exists()):
         return path
     if path.exists():
         raise ConfigError(f"{place} is a file: give the folder that holds config.json and the weights, or a .gguf file")
@@ -129,7 +129,9 @@ def find(place: str) -> Path:
     try:
         return Path(snapshot_download(place, allow_patterns=list(WANTED)))
     except HFValidationError:
-        raise ConfigError(f"{place} does not exist: expected a folder, or a name on the hub such as OWNER/NAME") from None
+        raise ConfigError(
+            f"{place} does not exist: expected a folder, or a name on the hub such as OWNER/NAME"
+        ) from None
     except HfHubHTTPError as error:
         raise ConfigError(f"the hub has no model {place} for you: {str(error).splitlines()[0]}") from None
     except (LocalEntryNotFoundError, OSError):

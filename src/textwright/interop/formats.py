@@ -10,6 +10,7 @@ from torch import Tensor
 from textwright.errors import CheckpointError
 from textwright.interop import gpt2, llama, starcoder2
 from textwright.interop.folder import Folder, under
+from textwright.interop.memory import check_room
 from textwright.interop.tables import Part, read, write
 from textwright.models import TransformerConfig
 from textwright.models.transformer import TransformerLM
@@ -32,10 +33,12 @@ class Format(NamedTuple):
 
 LLAMA = Format(llama.config, llama.described, llama.table, llama.PREFIX, llama.IGNORED)
 GPT2 = Format(gpt2.config, gpt2.described, gpt2.table, gpt2.PREFIX, gpt2.IGNORED)
-STARCODER2 = Format(
-    starcoder2.config, starcoder2.described, starcoder2.table, starcoder2.PREFIX, starcoder2.IGNORED
-)
-FORMATS = {**dict.fromkeys(llama.KINDS, LLAMA), **dict.fromkeys(gpt2.KINDS, GPT2), **dict.fromkeys(starcoder2.KINDS, STARCODER2)}
+STARCODER2 = Format(starcoder2.config, starcoder2.described, starcoder2.table, starcoder2.PREFIX, starcoder2.IGNORED)
+FORMATS = {
+    **dict.fromkeys(llama.KINDS, LLAMA),
+    **dict.fromkeys(gpt2.KINDS, GPT2),
+    **dict.fromkeys(starcoder2.KINDS, STARCODER2),
+}
 
 
 def format_of(folder: Folder) -> Format:
@@ -63,8 +66,14 @@ def native_config(folder: Folder) -> TransformerConfig:
 
 
 def native(folder: Folder) -> TransformerLM:
-    """The model in a folder as one of ours, in evaluation mode. The errors of `native_config` and `tables.read`."""
+    """The model in a folder as one of ours, in evaluation mode.
+
+    Raises:
+        ConfigError: it does not fit into memory.
+        CheckpointError: see `native_config` and `tables.read`.
+    """
     form, config = format_of(folder), native_config(folder)
+    check_room(config, folder.path.name)
     model = config.build()
     head = ("lm_head.weight",) if config.tied else ()  # some files repeat the embedding
     read(model, form.table(config), under(folder.weights, form.prefix), (*form.ignored, *head))

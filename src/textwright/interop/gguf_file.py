@@ -70,8 +70,8 @@ class Packed(Mapping[str, Tensor]):
         heads = self._turned.get(name.split(".")[-2], 0)
         if not heads:
             return values
-        pairs = values.unflatten(0, (heads, -1, 2))
-        return pairs.transpose(1, 2).flatten(0, 2)
+        pairs = values.view(heads, len(values) // heads // 2, 2, *values.shape[1:])
+        return pairs.transpose(1, 2).reshape(values.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -128,7 +128,11 @@ def read_gguf(path: Path) -> GGUF:
         raise CheckpointError(f"{path} lacks {kind}.{error.args[0]}: download it again") from None
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     weights = Renamed(Packed(reader, heads if kind == "llama" else {}), {new: old for old, new in names.items()})
-    tokens = {f"{name}_token": facts["tokens"][facts[f"{name}_token_id"]] for name in ("bos", "eos") if f"{name}_token_id" in facts}
+    tokens = {
+        f"{name}_token": facts["tokens"][facts[f"{name}_token_id"]]
+        for name in ("bos", "eos")
+        if f"{name}_token_id" in facts
+    }
     return GGUF(path, config, weights, {}, tokens, said.get("tokenizer.chat_template"), facts)
 
 
@@ -170,11 +174,18 @@ def _bytewise(facts: Mapping[str, Any], split: str) -> Library:
     library.pre_tokenizer = pre_tokenizers.Sequence([*before, whole])
     library.decoder = decoders.ByteLevel()
     kinds = facts.get("token_type", [])
-    library.add_special_tokens([AddedToken(tokens[id], special=True) for id, kind in enumerate(kinds) if kind == CONTROL])
+    library.add_special_tokens(
+        [AddedToken(tokens[id], special=True) for id, kind in enumerate(kinds) if kind == CONTROL]
+    )
     stored = json.loads(library.to_str())
     if facts.get("add_bos_token"):
         name, id = tokens[facts["bos_token_id"]], facts["bos_token_id"]
         single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
         special = {name: {"id": name, "ids": [id], "tokens": [name]}}
-        stored["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special}
+        stored["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": single,
+            "special_tokens": special,
+        }
     return Library.from_str(json.dumps(stored))

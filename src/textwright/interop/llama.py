@@ -99,7 +99,10 @@ def table(ours: TransformerConfig) -> list[Part]:
     """Which of their tensors make ours."""
     _, heads, kv_heads, each = ours.shape
     inner, width = ours.inner or 4 * ours.width, ours.width
-    parts = [Part("embed.weight", {"model.embed_tokens.weight": ours.vocab}), Part("norm.weight", {"model.norm.weight": width})]
+    parts = [
+        Part("embed.weight", {"model.embed_tokens.weight": ours.vocab}),
+        Part("norm.weight", {"model.norm.weight": width}),
+    ]
     if not ours.tied:
         parts.append(Part("head.weight", {"lm_head.weight": ours.vocab}))
     for layer in range(ours.layers):

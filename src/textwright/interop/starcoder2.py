@@ -1,4 +1,4 @@
-"""StarCoder 2 (Lozhkov et al. 2024): layer norms, rotary positions, a plain feed-forward network, keys shared by groups.
+"""StarCoder 2 (Lozhkov et al. 2024): layer norms, rotary positions, a plain feed-forward network, shared keys.
 
 What `textwright train` makes of a Transformer by default is of this shape, without the biases.
 """

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from textwright.errors import CheckpointError
 
-
 ZEROS = ""  # in the place of a parameter of ours: theirs must be zero, because we have none
 
 
