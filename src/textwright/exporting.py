@@ -52,7 +52,8 @@ def _habits(model: TextModel, run: Path) -> Habits:
     generation, sampling = model.generation, model.generation.sampling.dump()
     neutral = type(model.generation.sampling)().dump()
     drawing = {name: sampling[name] for name in NAMES if sampling[name] != neutral[name]}
-    return Habits(generation.start, generation.end, generation.unseen, drawing, read_template(run))
+    named = model.config.named if isinstance(model.config, ImportedRun) else {}
+    return Habits(generation.start, generation.end, generation.unseen, drawing, read_template(run), named)
 
 
 def prompts_of(model: TextModel, run: Path) -> tuple[str, ...]:

@@ -257,13 +257,15 @@ class TextModel:
     def conversation_ids(
         self, turns: Sequence[str], system: str | None = None, room: int | None = None
     ) -> tuple[int, ...]:
-        """The ids a conversation is read as, with room for a reply; see `reply`."""
+        """The ids a conversation is read as, with room for a reply (at most half a window); see `reply`."""
         if self.template is None:
             raise ConfigError("this model knows no turns: it goes on writing a text, textwright generate RUN")
         window, kept = self.network.window, list(turns)
         while True:
             ids = self.template.ids(turns_of(kept, system), self.tokenizer)
-            if window is None or len(kept) == 1 or len(ids) + (room or self.generation.max_new_tokens) <= window:
+            if window is None or len(kept) == 1:
+                return tuple(ids)
+            if len(ids) <= window - min(room or self.generation.max_new_tokens, window // 2):
                 return tuple(ids)
             kept = kept[2:]
 

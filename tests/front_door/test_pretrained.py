@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -23,6 +24,10 @@ transformers = pytest.importorskip("transformers")
 STORIES = data_folder() / ".." / "models" / "stories260K"
 # Written by llama2.c from the same weights (its test_all.py); the README of the folder tells of it.
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if messages[0].content == 'refuse' %}{{ raise_exception('I will not') }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.LlamaConfig(
         **sizes,
         vocab_size=tokenizer.size + 6,
-        max_position_embeddings=48,
+        max_position_embeddings=160,
         bos_token_id=tokenizer.end,
         eos_token_id=tokenizer.end,
     )
@@ -46,6 +51,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.lm_head.weight[tokenizer.size :] = 0.0  # never the likeliest
     model.save_pretrained(folder)
     tokenizer.save(folder / "tokenizer.json")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
 
 
@@ -84,6 +90,9 @@ def test_in_and_out_again(run: Run, theirs: Path, imported: Path, tmp_path: Path
     assert written(tmp_path / "out", prompt, 20)[: len(tokens)] == tokens
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")("The fox").input_ids == prompt
     card = (tmp_path / "out" / "README.md").read_text()
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    told = reader.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)["input_ids"]
+    assert tuple(told) == model.conversation_ids(["Hi"])
     assert "license: mit" in card and "Parity" in card
     assert run("import", tmp_path / "out", "--out", tmp_path / "again").code == 0
     assert greedy(run, tmp_path / "again", "--prompt", "The fox") == tokens
@@ -98,6 +107,28 @@ def test_an_imported_model_is_a_run(run: Run, imported: Path, text: Path) -> Non
     run("evaluate", imported).fails("was imported", "--data FILE")
     (sampled,) = textwright.load(imported).generate("The", n=1, seed=1, max_new_tokens=30)
     assert max(sampled.tokens) < textwright.load(imported).tokenizer.size  # spare ids are never written
+
+
+def test_a_conversation(run: Run, imported: Path, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*lines: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+    asked = ("chat", imported, "--seed", "1", "--max-new-tokens", "5", "--system", "Be kind.")
+    said("Hi", "The quick brown fox " * 9)  # longer than the window: what was said first is forgotten
+    first = run(*asked)
+    assert first.code == 0, first.err
+    assert first.out
+    said("Hi", "The quick brown fox " * 9)
+    assert run(*asked).out == first.out
+    model = textwright.load(imported)
+    told = model.tokenizer.decode(model.conversation_ids(["Hi", "Hello", "Bye"], "Be kind."))
+    assert told == "system: Be kind.\nuser: Hi\nassistant: Hello\nuser: Bye\n"
+    long = model.conversation_ids(["Hi" * 90, "Hello", "Bye"], None, 5)
+    assert model.tokenizer.decode(long) == "user: Bye\n"
+    said("refuse")
+    run("chat", imported).fails("refuses this conversation", "I will not")
+    said("Hi")
+    run("chat", trained["lstm"]).fails("was trained on a text")
 
 
 @pytest.mark.parametrize("family", ["transformer", "lstm"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ class Habits:
         unseen: ids that are never written.
         drawing: sampling parameters under the names they have there.
         template: the chat template, as Jinja.
+        named: control tokens that it knows by name, as in bos_token.
     """
 
     start: tuple[int, ...]
@@ -40,6 +41,7 @@ class Habits:
     unseen: tuple[int, ...]
     drawing: dict[str, Any]
     template: str | None = None
+    named: dict[str, str] = field(default_factory=dict)
 
 
 class Parity(NamedTuple):
@@ -86,7 +88,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window:
         said["eos_token"] = names[habits.end]
     if tokenizer.unknown is not None:
         said["unk_token"] = names[tokenizer.unknown]
-    _json(folder / "tokenizer_config.json", said)
+    _json(folder / "tokenizer_config.json", {**said, **habits.named})
     if habits.template is not None:
         (folder / "chat_template.jinja").write_text(habits.template, encoding="utf-8")
 
