@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from textwright import plan
 from textwright.config import override
-from textwright.errors import TrainingError
+from textwright.errors import ConfigError, TrainingError
 from textwright.fit import Audience, default_folder, fit
+from textwright.models import TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
 from textwright.pair_model import PairModel
+from textwright.run import PairRun, merge, read_run
 from textwright.text.pairs import PairSource
 from textwright.writer import TextModel
 
-__all__ = ["PairModel", "TextModel", "load", "train", "train_pairs"]
+__all__ = ["PairModel", "TextModel", "finetune", "load", "train", "train_pairs"]
 
 CELLS = ("rnn", "gru", "lstm")
+RATE = 1e-4  # of fine-tuning, for weights that were trained long
+CONTEXT = 256  # tokens that fine-tuning reads at once
 
 
 def train(
@@ -59,6 +64,59 @@ def train(
     if not outcome.complete:
         raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
     return load_writer(folder)
+
+
+def finetune(
+    base: str | Path,
+    source: str | Path,
+    *,
+    valid: str | Path | None = None,
+    test: str | Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    audience: Audience | None = None,
+) -> TextModel:
+    """Train a run's model on, all of its weights, on another text. `base` is a run that was trained on a text or
+    imported; the other arguments, and what is raised, are those of `train`."""
+    own = None if valid is None else str(valid), None if test is None else str(test)
+    request = asked_on(Path(base), str(source), own[0], own[1], minutes, steps, epochs, seed)
+    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
+    folder = Path(out) if out else default_folder(str(source), Path(base).name)
+    outcome = fit(request, folder, audience or Audience())
+    if not outcome.complete:
+        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    return load_writer(folder)
+
+
+def asked_on(
+    base: Path,
+    source: str,
+    valid: str | None,
+    test: str | None,
+    minutes: float | None,
+    steps: int | None,
+    epochs: float | None,
+    seed: int,
+    assignments: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A request for `fit` from the arguments of `finetune`: the base's model and tokenizer, a rate that suits weights
+    which know something already, and contexts that a step can pay for."""
+    config = read_run(base)
+    if isinstance(config, PairRun):
+        raise ConfigError(f"{base} was trained to {config.task}: fine-tuning takes runs that go on writing a text")
+    tokenizer = str(base / "tokenizer.json")
+    request = asked(source, config.model.family, tokenizer, valid, test, minutes, steps, epochs, seed)
+    training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": RATE, "weight_decay": 0.01}}
+    if isinstance(config.model, TransformerConfig):
+        training["context"] = min(config.model.window, CONTEXT)
+    else:
+        training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0
+    known = {"base": str(base), "model": config.model.dump(), "training": training}
+    return override(merge(request, known), assignments)
 
 
 def asked(

@@ -32,9 +32,10 @@ from textwright.text.sources import RUN
 from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
-from textwright.training.checkpoint import read_json, save_tensors, weights, write_file, write_json
+from textwright.training.checkpoint import load_weights, read_json, save_tensors, weights, write_file, write_json
 from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import EvaluationRecord, Progress
+from textwright.training.state import newest
 from textwright.verdict import verdict
 
 # Settings that may differ when a run goes on.
@@ -139,7 +140,8 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     defaults = kind.defaults(asked, data, place, world.size)
     config = parse_run(merge(defaults, asked))
     vocabulary = defaults["model"]["vocab"]
-    if config.model.vocab != vocabulary:
+    based = isinstance(config, TextRun) and config.base is not None  # such a model may have ids to spare
+    if config.model.vocab < vocabulary or (config.model.vocab > vocabulary and not based):
         raise ConfigError(f"model.vocab is {config.model.vocab}, the tokenizer has {vocabulary}: leave it out")
     kind.describe_run(config, data, out)
     write_manifest(out, Manifest(hardware=place.describe(), fingerprint=print_, asked=dict(asked), config=config))
@@ -191,6 +193,8 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     job = open_job(config, out)
     hardware.keep_memory()
     model = build_model(config, hardware.pick_device(config.training.device))
+    if isinstance(config, TextRun) and config.base is not None and newest(out / "training") is None:
+        load_weights(model, Path(config.base) / "model.safetensors")
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 

@@ -35,7 +35,7 @@ def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
     hardware.keep_memory()
     folder = Path(path)
     config = read_run(folder)
-    tokenizer = load_tokenizer(folder, config.model.vocab, spare=isinstance(config, ImportedRun))
+    tokenizer = load_tokenizer(folder, config.model.vocab, spare=not isinstance(config, PairRun) and has_base(config))
     if not isinstance(config, PairRun):
         model = load_model(folder, config, pick_device(device))
         return TextModel(
@@ -44,6 +44,11 @@ def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
     source_tokenizer = load_tokenizer(folder, config.model.source_vocab or config.model.vocab, "source_tokenizer")
     model = load_model(folder, config, pick_device(device))
     return PairModel(model, source_tokenizer, tokenizer, read_generation(folder, PairGeneration), config)
+
+
+def has_base(config: TextRun | ImportedRun) -> bool:
+    """The weights came from elsewhere: there may be more ids than the tokenizer has."""
+    return isinstance(config, ImportedRun) or config.base is not None
 
 
 def _template(folder: Path, config: TextRun | ImportedRun) -> ChatTemplate | None:

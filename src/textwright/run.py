@@ -48,9 +48,14 @@ class BaseRun(Config):
 
 
 class TextRun(BaseRun):
-    """A model that goes on writing a text."""
+    """A model that goes on writing a text.
+
+    Attributes:
+        base: a run whose weights and tokenizer training begins with, or None.
+    """
 
     task: Literal["write"] = "write"
+    base: str | None = None
     source: SourceConfig
     valid: SourceConfig | None = None
     test: SourceConfig | None = None

@@ -80,7 +80,10 @@ class TextJob(Job):
     def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
         prepared = open_prepared(data)
         prepared.tokenizer.save(out / "tokenizer.json")
-        write_generation(out, generation_config(prepared.tokenizer, prepared.train))
+        if isinstance(config, TextRun) and config.base is not None:  # what the new text lacks was learned before
+            write_generation(out, read_generation(Path(config.base), GenerationConfig))
+        else:
+            write_generation(out, generation_config(prepared.tokenizer, prepared.train))
 
     def describe(self) -> str:
         facts = self.data.train.facts
@@ -120,7 +123,7 @@ class TextJob(Job):
         return Sampler(counted(corpus, corpus.facts.vocabulary).to(device), size)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
-        part = head(self.data.valid, QUICK if trained else FIRST)
+        part = head(self.data.valid, QUICK if trained or self.config.base is not None else FIRST)
         precision = self.config.training.precision
         total, tokens, _ = score(model, part, self.data.tokenizer.end, stride=model.window, precision=precision)
         return Look(total / tokens)

@@ -69,3 +69,39 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> 
     done = subprocess.run([sys.executable, "-m", "textwright", *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if messages[0].content == 'refuse' %}{{ raise_exception('I will not') }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with a tokenizer that knows fewer ids than the model has."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from textwright.text.tokenizers import TokenizerConfig, train
+
+    folder = tmp_path_factory.mktemp("theirs")
+    tokenizer = train(TokenizerConfig(kind="bpe", vocabulary=290), lambda: iter([POEM * 9]))
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36}
+    config = transformers.LlamaConfig(
+        **sizes,
+        vocab_size=tokenizer.size + 6,
+        max_position_embeddings=160,
+        bos_token_id=tokenizer.end,
+        eos_token_id=tokenizer.end,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        model.lm_head.weight[tokenizer.size :] = 0.0  # never the likeliest
+    model.save_pretrained(folder)
+    tokenizer.save(folder / "tokenizer.json")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder

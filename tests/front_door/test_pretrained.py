@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from door import POEM, Run, data_folder
+from door import Run, data_folder
 from safetensors.torch import load_file, save_file
 
 import textwright
@@ -18,41 +18,11 @@ from textwright.errors import CheckpointError
 from textwright.exporting import export_huggingface
 from textwright.interop import huggingface
 from textwright.run import ImportedRun
-from textwright.text.tokenizers import TokenizerConfig, train
 
 transformers = pytest.importorskip("transformers")
 STORIES = data_folder() / ".." / "models" / "stories260K"
 # Written by llama2.c from the same weights (its test_all.py); the README of the folder tells of it.
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if messages[0].content == 'refuse' %}{{ raise_exception('I will not') }}{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama with a tokenizer that knows fewer ids than the model has."""
-    folder = tmp_path_factory.mktemp("theirs")
-    tokenizer = train(TokenizerConfig(kind="bpe", vocabulary=290), lambda: iter([POEM * 9]))
-    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 36}
-    config = transformers.LlamaConfig(
-        **sizes,
-        vocab_size=tokenizer.size + 6,
-        max_position_embeddings=160,
-        bos_token_id=tokenizer.end,
-        eos_token_id=tokenizer.end,
-    )
-    torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        model.lm_head.weight[tokenizer.size :] = 0.0  # never the likeliest
-    model.save_pretrained(folder)
-    tokenizer.save(folder / "tokenizer.json")
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return folder
 
 
 @pytest.fixture

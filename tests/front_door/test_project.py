@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -23,9 +24,12 @@ def commands(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
-def test_every_command_of_the_readme_runs(run: Run, tmp_path: Path, monkeypatch, name: str, text: Path) -> None:
-    """In order, on a small text, with their budgets cut down to a few steps."""
+def test_every_command_of_the_readme_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: Path, theirs: Path
+) -> None:
+    """In order, on a small text, with their budgets cut down to a few steps, and a small model for one of the hub."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
     (tmp_path / "my.txt").write_text(text.read_text(encoding="utf-8"), encoding="utf-8")
     for name_, pairs in (("train", 40), ("val", 6)):
         (tmp_path / f"{name_}.de").write_text("Ein Hund läuft am Strand .\n" * pairs, encoding="utf-8")
@@ -35,9 +39,11 @@ def test_every_command_of_the_readme_runs(run: Run, tmp_path: Path, monkeypatch,
     for line in lines:
         words = [word.strip("'\"") for word in re.findall(r"'[^']*'|\"[^\"]*\"|\S+", line)][1:]
         for budget in ("--minutes", "--steps", "--epochs"):
-            if words[0] == "train" and budget in words:
+            if words[0] in ("train", "finetune") and budget in words:
                 place = words.index(budget)
                 words[place : place + 2] = ["--steps", "4"]
+        if words[0] == "import":
+            words[1] = str(theirs)
         if words[0] == "verify-resume":
             words = ["verify-resume", "--kills", "1", "--steps", "4"]
         result = run(*words)

@@ -19,6 +19,7 @@ from textwright.cli import (
     doctor,
     evaluate,
     export,
+    finetune,
     generate,
     import_,
     recipes,
@@ -67,7 +68,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for module in (
-    *(train, evaluate, generate, answer, chat, import_, export, compare),
+    *(train, evaluate, generate, answer, chat, import_, finetune, export, compare),
     *(recipes, doctor, selftest, detect, verify_resume),
 ):
     name = module.__name__.rsplit(".", 1)[1]

@@ -6,7 +6,6 @@ what we need beyond it (kind, ids of the control tokens, spacing) is derived fro
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from tokenizers import Tokenizer as Library
 
 from textwright.config import Config
 from textwright.errors import CheckpointError, ConfigError
+from textwright.text.detokenizer import Detokenizer
 from textwright.text.segmenters import is_segmenter, is_unspaced, segmenter
 
 END = "<|end|>"  # a plain entry of the vocabulary that no text can reach, not an added token found in raw text
@@ -241,31 +241,6 @@ class Tokenizer:
         if word not in words and word.startswith(" "):
             return words[" "], words.get(word[1:], unknown)
         return (words.get(word, unknown),)
-
-
-class Detokenizer:
-    """Turns ids into text one at a time; the joined output is `Tokenizer.decode` of all of them.
-
-    A character whose bytes are not complete yet is held back.
-    """
-
-    def __init__(self, pieces: Sequence[bytes], stripped: str) -> None:
-        self._pieces = pieces
-        self._stripped = stripped
-        self._fresh = bool(stripped)  # at the start of a text or line, where the next space is dropped
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, i: int) -> str:
-        """The text that the id completes."""
-        piece = self._pieces[i]
-        data = piece.removeprefix(b" ") if self._fresh else piece
-        if piece:
-            self._fresh = self._stripped == "line" and piece.endswith(b"\n")
-        return self._decoder.decode(data)
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became complete."""
-        return self._decoder.decode(b"", final=True)
 
 
 # Recipes ---------------------------------------------------------------------------------------------------------
