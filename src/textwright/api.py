@@ -9,7 +9,7 @@ from typing import Any
 
 from textwright import plan
 from textwright.config import override
-from textwright.errors import ConfigError, TrainingError
+from textwright.errors import ConfigError, TrainingError, nearest
 from textwright.fit import Audience, default_folder, fit
 from textwright.models import TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
@@ -22,6 +22,13 @@ __all__ = ["PairModel", "TextModel", "finetune", "load", "train", "train_pairs"]
 
 CELLS = ("rnn", "gru", "lstm")
 RATE = 1e-4  # of fine-tuning, for weights that were trained long
+ADAPTER_RATE = 1e-3  # for adapters, which begin at zero
+METHODS: dict[str, dict[str, Any] | None] = {  # of fine-tuning: what learns, see `adapting.lora`
+    "full": None,
+    "lora": {},
+    "rslora": {"stabilised": True},
+    "dora": {"magnitude": True},
+}
 CONTEXT = 256  # tokens that fine-tuning reads at once
 
 
@@ -70,6 +77,7 @@ def finetune(
     base: str | Path,
     source: str | Path,
     *,
+    method: str = "full",
     valid: str | Path | None = None,
     test: str | Path | None = None,
     minutes: float | None = None,
@@ -80,10 +88,15 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     audience: Audience | None = None,
 ) -> TextModel:
-    """Train a run's model on, all of its weights, on another text. `base` is a run that was trained on a text or
-    imported; the other arguments, and what is raised, are those of `train`."""
+    """Train a run's model on, on another text.
+
+    Args:
+        base: a run that was trained on a text or imported.
+        method: "full" for all weights, "lora", "rslora" or "dora" for an adapter.
+
+    The other arguments, and what is raised, are those of `train`."""
     own = None if valid is None else str(valid), None if test is None else str(test)
-    request = asked_on(Path(base), str(source), own[0], own[1], minutes, steps, epochs, seed)
+    request = asked_on(Path(base), str(source), method, own[0], own[1], minutes, steps, epochs, seed)
     request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(str(source), Path(base).name)
     outcome = fit(request, folder, audience or Audience())
@@ -95,6 +108,7 @@ def finetune(
 def asked_on(
     base: Path,
     source: str,
+    method: str,
     valid: str | None,
     test: str | None,
     minutes: float | None,
@@ -105,17 +119,26 @@ def asked_on(
 ) -> dict[str, Any]:
     """A request for `fit` from the arguments of `finetune`: the base's model and tokenizer, a rate that suits weights
     which know something already, and contexts that a step can pay for."""
-    config = read_run(base)
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)}")
+    config, adapter = read_run(base), METHODS[method]
     if isinstance(config, PairRun):
         raise ConfigError(f"{base} was trained to {config.task}: fine-tuning takes runs that go on writing a text")
     tokenizer = str(base / "tokenizer.json")
     request = asked(source, config.model.family, tokenizer, valid, test, minutes, steps, epochs, seed)
-    training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": RATE, "weight_decay": 0.01}}
+    rate = RATE if adapter is None else ADAPTER_RATE
+    training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01}}
+    model = config.model.dump()
     if isinstance(config.model, TransformerConfig):
         training["context"] = min(config.model.window, CONTEXT)
-    else:
+    elif adapter is None:
         training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0
-    known = {"base": str(base), "model": config.model.dump(), "training": training}
+    else:
+        training["softmax_samples"] = 0
+        model["weight_drop"] = 0.0
+    known: dict[str, Any] = {"base": str(base), "model": model, "training": training, "named": config.named}
+    if adapter is not None:
+        known["adapter"] = adapter
     return override(merge(request, known), assignments)
 
 

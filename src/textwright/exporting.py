@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from textwright.adapting import lora
 from textwright.errors import CheckpointError, ConfigError
-from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface
+from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
+from textwright.interop.peft import check_peft, write_peft
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
-from textwright.run import ImportedRun, TextRun, read_template
+from textwright.run import ImportedRun, PairRun, TextRun, read_run, read_template
 from textwright.text.corpus import open_prepared
-from textwright.training.checkpoint import write_folder
+from textwright.training.checkpoint import load_weights, write_folder
 from textwright.training.state import newest, read_progress
 from textwright.writer import TextModel
 
@@ -48,12 +51,52 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
     return found[0]
 
 
+def export_peft(run: Path, out: Path) -> Parity:
+    """Write `out`, a folder that peft puts on the model the adapter of `run` was trained for, and prove that it does
+    the same there.
+
+    Raises:
+        ConfigError: `out` is taken.
+        CheckpointError: the run has no adapter, or the model cannot be held there, or what was written differs.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists: give another folder")
+    model = as_writer(load(run, device="cpu", apart=True), run)
+    network, config = model.model, model.config
+    if config.adapter is None or not isinstance(network, TransformerLM):
+        raise CheckpointError(f"{run} has no adapter of a Transformer: textwright finetune BASE TEXT --method lora")
+    adapter, values = config.adapter, lora.tensors(network)
+    texts = [[*model.generation.start, *model.tokenizer.encode(text)] for text in prompts_of(model, run)]
+    prompts = [ids[: network.config.window] for ids in texts]
+    found: list[Parity] = []
+
+    def write(folder: Path) -> None:
+        write_peft(folder, network, adapter, values, _origin(config))
+        with TemporaryDirectory() as temporary:
+            base = network.config.build()
+            load_weights(base, run / "model.safetensors")
+            write_weights(Path(temporary), base)
+            difference = check_peft(folder, Path(temporary), network, prompts)
+        found.append(Parity(len(prompts), sum(map(len, prompts)), difference))
+
+    write_folder(out, write)
+    return found[0]
+
+
+def _origin(config: TextRun | ImportedRun) -> str:
+    """Where the model came from that an adapter is for."""
+    if isinstance(config, TextRun) and config.base is not None and (Path(config.base) / "config.json").exists():
+        base = read_run(Path(config.base))
+        return config.base if isinstance(base, PairRun) else _origin(base)
+    return config.origin if isinstance(config, ImportedRun) else ""
+
+
 def _habits(model: TextModel, run: Path) -> Habits:
     generation, sampling = model.generation, model.generation.sampling.dump()
     neutral = type(model.generation.sampling)().dump()
     drawing = {name: sampling[name] for name in NAMES if sampling[name] != neutral[name]}
-    named = model.config.named if isinstance(model.config, ImportedRun) else {}
-    return Habits(generation.start, generation.end, generation.unseen, drawing, read_template(run), named)
+    template, named = read_template(run), model.config.named
+    return Habits(generation.start, generation.end, generation.unseen, drawing, template, named)
 
 
 def prompts_of(model: TextModel, run: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textwright.adapting.lora import tensors
 from textwright.config import override
 from textwright.errors import ConfigError, TrainingError, nearest
 from textwright.job import Job, Measures
@@ -16,7 +17,9 @@ from textwright.models import LanguageModel
 from textwright.pair_job import PairJob
 from textwright.report import write_report
 from textwright.run import (
+    ADAPTER,
     TASKS,
+    TEMPLATE,
     Manifest,
     PairRun,
     TextRun,
@@ -26,6 +29,7 @@ from textwright.run import (
     merge,
     parse_run,
     read_manifest,
+    restrict,
     write_manifest,
 )
 from textwright.text.sources import RUN
@@ -35,7 +39,6 @@ from textwright.training.callbacks import Listener, Listeners, TensorBoard
 from textwright.training.checkpoint import load_weights, read_json, save_tensors, weights, write_file, write_json
 from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import EvaluationRecord, Progress
-from textwright.training.state import newest
 from textwright.verdict import verdict
 
 # Settings that may differ when a run goes on.
@@ -153,7 +156,7 @@ def _foreign(out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder as --out")
-    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json"}
+    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json", "model.safetensors", TEMPLATE}
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
@@ -193,13 +196,16 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     job = open_job(config, out)
     hardware.keep_memory()
     model = build_model(config, hardware.pick_device(config.training.device))
-    if isinstance(config, TextRun) and config.base is not None and newest(out / "training") is None:
-        load_weights(model, Path(config.base) / "model.safetensors")
+    if isinstance(config, TextRun) and config.base is not None:
+        load_weights(model, out / "model.safetensors")
+        restrict(model, config)
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 
     def keep(model: LanguageModel, record: EvaluationRecord) -> None:
-        write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
+        adapted = isinstance(config, TextRun) and config.adapter is not None
+        values = tensors(model) if adapted else weights(model)
+        write_file(out / (ADAPTER if adapted else "model.safetensors"), lambda path: save_tensors(path, values))
 
     trainer = Trainer(
         config.training,

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError
 from textwright.interop.folder import Folder, find, read_folder
 from textwright.interop.formats import native
 from textwright.interop.gguf_file import read_gguf
-from textwright.models import LanguageModel
+from textwright.interop.peft import read_peft
+from textwright.models import LanguageModel, TransformerConfig
+from textwright.models.transformer import TransformerLM
 from textwright.run import (
+    ADAPTER,
     GenerationConfig,
     ImportedManifest,
     ImportedRun,
+    PairRun,
+    begin_from,
+    load_model,
+    read_generation,
+    read_run,
+    read_template,
     write_generation,
     write_manifest,
     write_template,
@@ -55,6 +67,32 @@ def import_model(place: str, out: Path) -> LanguageModel:
         write_template(out, folder.template)
     write_manifest(out, ImportedManifest(config=config))
     return model
+
+
+def import_adapter(place: Path, base: Path, out: Path) -> None:
+    """An adapter as peft writes it, for the model of the run `base`, becomes the run `out`: that model with it.
+
+    Raises:
+        ConfigError: `out` is taken, or `base` is no Transformer that goes on writing a text.
+        CheckpointError: the folder holds no such adapter, or not one for this model.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: give another --out")
+    config = read_run(base)
+    if isinstance(config, PairRun) or not isinstance(config.model, TransformerConfig):
+        raise ConfigError(f"{base} is no Transformer that goes on writing a text, and adapters of peft are for these")
+    model = load_model(base, config, torch.device("cpu"))
+    assert isinstance(model, TransformerLM)
+    adapter, values = read_peft(place, model)
+    out.mkdir(parents=True, exist_ok=True)
+    begin_from(base, out)
+    shutil.copyfile(base / "tokenizer.json", out / "tokenizer.json")
+    write_generation(out, read_generation(base, GenerationConfig))
+    if (template := read_template(base)) is not None:
+        write_template(out, template)
+    write_file(out / ADAPTER, lambda path: save_tensors(path, values))
+    given = {"origin": str(place), "kind": "adapter", "model": config.model.dump(), "adapter": adapter.dump()}
+    write_manifest(out, ImportedManifest(config=ImportedRun.parse({**given, "named": config.named})))
 
 
 def read_tokenizer(folder: Folder) -> Tokenizer:

@@ -24,10 +24,13 @@ from textwright.training.hardware import pick_device
 from textwright.writer import TextModel
 
 
-def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
+def load(path: str | Path, device: str = "auto", *, apart: bool = False) -> TextModel | PairModel:
     """Open a run at its best weights: a `TextModel`, or a `PairModel` for tasks with a source.
 
     With weights of fewer bits: `quantizing.load_quantized`.
+
+    Args:
+        apart: leave an adapter beside the weights it is for; else it becomes a part of them, which is faster.
 
     Raises:
         CheckpointError: the folder is missing, damaged, hostile or from a newer version.
@@ -37,7 +40,7 @@ def load(path: str | Path, device: str = "auto") -> TextModel | PairModel:
     config = read_run(folder)
     tokenizer = load_tokenizer(folder, config.model.vocab, spare=not isinstance(config, PairRun) and has_base(config))
     if not isinstance(config, PairRun):
-        model = load_model(folder, config, pick_device(device))
+        model = load_model(folder, config, pick_device(device), apart=apart)
         return TextModel(
             model, tokenizer, read_generation(folder, GenerationConfig), config, template=_template(folder, config)
         )
@@ -53,7 +56,7 @@ def has_base(config: TextRun | ImportedRun) -> bool:
 
 def _template(folder: Path, config: TextRun | ImportedRun) -> ChatTemplate | None:
     source = read_template(folder)
-    return ChatTemplate(source, config.named) if isinstance(config, ImportedRun) and source is not None else None
+    return None if source is None else ChatTemplate(source, config.named)
 
 
 def load_writer(path: str | Path) -> TextModel:

@@ -86,9 +86,11 @@ def _transformer(
     model = {"width": width, "layers": layers, "heads": heads, "window": window, "dropout": dropout}
     kind = _optimizer(asked)
     rate = 6e-3 if kind == "muon" else 3e-3
+    wanted = 2048 if asked.get("base") else 1024 if seconds < 600 else 4096 if seconds < 3600 else 16384
+    context = asked.get("training", {}).get("context", window)
     training = {
-        "batch_tokens": _batch(situation, 1024 if seconds < 600 else 4096 if seconds < 3600 else 16384, window),
-        "context": window,
+        "batch_tokens": _batch(situation, wanted, context),
+        "context": context,
         "averaging": {"kind": "none"},
         "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
     }

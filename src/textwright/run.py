@@ -4,7 +4,8 @@ RUN/config.json         what was asked for, and what it was resolved to
 RUN/tokenizer.json      opens with the `tokenizers` library, too; with a source there is a source_tokenizer.json
 RUN/generation.json     where unprompted text begins, and how it is sampled unless told otherwise
 RUN/chat_template.jinja how a conversation is spelled, of some imported models
-RUN/model.safetensors   the best weights so far
+RUN/model.safetensors   the best weights so far; with an adapter, the weights it is for
+RUN/adapter.safetensors the best adapter so far
 RUN/report.html         one offline page
 RUN/data/               the text as token ids
 RUN/training/           the training state that a resume needs
@@ -13,6 +14,7 @@ RUN/training/           the training state that a resume needs
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,19 +24,33 @@ import torch
 from pydantic import Field, model_validator
 
 from textwright import __version__
+from textwright.adapting import lora
+from textwright.adapting.lora import LowRankConfig
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
 from textwright.models import LanguageModel, PairModelConfig, TextModelConfig, TransformerConfig
+from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
 from textwright.text.sources import RUN, SourceConfig
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
-from textwright.training.checkpoint import load_weights, read_json, write_file, write_json
+from textwright.training.checkpoint import (
+    fill,
+    learned,
+    load_tensors,
+    load_weights,
+    read_json,
+    save_tensors,
+    weights,
+    write_file,
+    write_json,
+)
 from textwright.training.settings import TextTraining, TrainingConfig
 
 FORMAT = 2
 TEMPLATE = "chat_template.jinja"
+ADAPTER = "adapter.safetensors"
 Task = Literal["translate", "summarize", "answer", "chat", "convert"]
 TASKS: tuple[str, ...] = ("write", *get_args(Task))
 
@@ -52,10 +68,16 @@ class TextRun(BaseRun):
 
     Attributes:
         base: a run whose weights and tokenizer training begins with, or None.
+        adapter: what learns in the place of the base's weights, or None.
+        frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
+        named: control tokens that the base's chat template knows by name, as in bos_token.
     """
 
     task: Literal["write"] = "write"
     base: str | None = None
+    adapter: LowRankConfig | None = None
+    frozen: tuple[str, ...] = ()
+    named: dict[str, str] = Field(default_factory=dict)
     source: SourceConfig
     valid: SourceConfig | None = None
     test: SourceConfig | None = None
@@ -84,7 +106,21 @@ class TextRun(BaseRun):
             )
         if training.keep == "score":
             raise ValueError("a text has no score besides its loss: leave out training.keep")
+        self._check_base()
         return self
+
+    def _check_base(self) -> None:
+        part = "adapter" if self.adapter is not None else "frozen" if self.frozen else ""
+        if not part:
+            return
+        if self.base is None:
+            raise ValueError(f"{part} is for a model that has learned already: textwright finetune BASE …")
+        if self.adapter is not None and self.frozen:
+            raise ValueError("with an adapter all weights of the base are frozen: leave out frozen")
+        if self.training.softmax_samples:
+            raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
+        if self.adapter is not None and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
+            raise ValueError("model.weight_drop is for recurrent weights that learn: leave it out with an adapter")
 
 
 class PairRun(BaseRun):
@@ -127,6 +163,7 @@ class ImportedRun(Config):
     Attributes:
         origin: the folder or the name on the hub that it came from.
         kind: the architecture it is there.
+        adapter: what was put on it, or None.
         named: control tokens that its chat template knows by name, as in bos_token.
     """
 
@@ -134,6 +171,7 @@ class ImportedRun(Config):
     origin: str
     kind: str
     model: TransformerConfig
+    adapter: LowRankConfig | None = None
     named: dict[str, str] = Field(default_factory=dict)
 
 
@@ -290,12 +328,61 @@ def build_model(config: TextRun | PairRun, device: torch.device) -> LanguageMode
         return config.model.build().to(device)
 
 
-def load_model(folder: Path, config: TextRun | PairRun | ImportedRun, device: torch.device) -> LanguageModel:
-    """The best model of a run, in evaluation mode."""
+def load_model(
+    folder: Path, config: TextRun | PairRun | ImportedRun, device: torch.device, *, apart: bool = False
+) -> LanguageModel:
+    """The best model of a run, in evaluation mode; an adapter is a part of its weights, or with `apart` beside them."""
     with torch.random.fork_rng(devices=[]):
         model = config.model.build().to(device)
-    load_weights(model, folder / "model.safetensors")
+        load_weights(model, folder / "model.safetensors")
+        if not isinstance(config, PairRun) and config.adapter is not None:
+            lora.attach(model, config.adapter)
+            fill(lora.tensors(model), folder / ADAPTER)
+            if not apart:
+                lora.merge(model)
     return model.eval()
+
+
+def begin_from(base: Path, out: Path) -> None:
+    """Put the weights of the run `base` into the run `out`, which then needs it no more: as a second name of the same
+    file where that can be, which costs no room; weight files are replaced, never changed."""
+    config = read_run(base)
+    target, file = out / "model.safetensors", base / "model.safetensors"
+    if not isinstance(config, PairRun) and config.adapter is not None:
+        model = load_model(base, config, torch.device("cpu"))
+        write_file(target, lambda path: save_tensors(path, weights(model)))
+    elif not file.is_file():
+        load_tensors(file)  # tells that it is missing
+    else:
+        write_file(target, lambda path: _link(file, path))
+
+
+def _link(file: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(file)
+    except OSError:  # another disk, or one without second names
+        shutil.copyfile(file, path)
+
+
+def restrict(model: LanguageModel, config: TextRun) -> None:
+    """Decide which weights of a base learn: those of a fresh adapter, or all that are not frozen.
+
+    Raises:
+        ConfigError: a beginning names no weight, or nothing is left to learn.
+    """
+    if config.adapter is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            lora.attach(model, config.adapter)
+    names = [name for name, _ in model.named_parameters()]
+    for beginning in config.frozen:
+        if not any(name.startswith(beginning) for name in names):
+            raise ConfigError(f"frozen: no weight begins with {beginning!r}.{nearest(beginning, names)}")
+    for name, parameter in model.named_parameters():
+        if config.frozen and name.startswith(config.frozen):
+            parameter.requires_grad_(False)
+    if not learned(model):
+        raise ConfigError("every weight is frozen: leave something to learn")
 
 
 def load_tokenizer(folder: Path, vocabulary: int, name: str = "tokenizer", *, spare: bool = False) -> Tokenizer:

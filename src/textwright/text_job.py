@@ -12,12 +12,21 @@ import torch
 
 from textwright import plan
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import head, panel, score
+from textwright.evaluating.perplexity import WIDE, head, panel, score
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
 from textwright.report import panel_table
 from textwright.reporting import Section
-from textwright.run import GenerationConfig, PairRun, TextRun, read_generation, write_generation
+from textwright.run import (
+    GenerationConfig,
+    PairRun,
+    TextRun,
+    begin_from,
+    read_generation,
+    read_template,
+    write_generation,
+    write_template,
+)
 from textwright.text.batching import Batches, Streams, Windows
 from textwright.text.corpus import Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, files, fingerprint
@@ -29,6 +38,8 @@ from textwright.training.sampled import Sampler
 from textwright.writer import generation_config, sample_text
 
 QUICK = 50_000  # validation tokens looked at during training; the whole text is measured at the end
+LOOK = 2e12  # operations of such a look: a large model looks at fewer tokens, at least at LEAST
+LEAST = 4_096
 FIRST = 2_000  # and before training, when any model is equally ignorant
 SAMPLE = 200  # tokens of a sample
 
@@ -81,7 +92,11 @@ class TextJob(Job):
         prepared = open_prepared(data)
         prepared.tokenizer.save(out / "tokenizer.json")
         if isinstance(config, TextRun) and config.base is not None:  # what the new text lacks was learned before
-            write_generation(out, read_generation(Path(config.base), GenerationConfig))
+            base = Path(config.base)
+            write_generation(out, read_generation(base, GenerationConfig))
+            if (template := read_template(base)) is not None:
+                write_template(out, template)
+            begin_from(base, out)
         else:
             write_generation(out, generation_config(prepared.tokenizer, prepared.train))
 
@@ -123,9 +138,11 @@ class TextJob(Job):
         return Sampler(counted(corpus, corpus.facts.vocabulary).to(device), size)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
-        part = head(self.data.valid, QUICK if trained or self.config.base is not None else FIRST)
+        quick = min(QUICK, max(LEAST, int(LOOK / (2 * model.count_parameters()))))
+        part = head(self.data.valid, quick if trained or self.config.base is not None else FIRST)
+        stride = None if model.window is None else min(model.window, WIDE)
         precision = self.config.training.precision
-        total, tokens, _ = score(model, part, self.data.tokenizer.end, stride=model.window, precision=precision)
+        total, tokens, _ = score(model, part, self.data.tokenizer.end, stride=stride, precision=precision)
         return Look(total / tokens)
 
     def sample(self, model: LanguageModel) -> str:

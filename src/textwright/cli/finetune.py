@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-GIB = 2**30
-
 
 def finetune(
     base: Annotated[Path, typer.Argument(help="A run that was trained on a text, or imported.")],
     source: Annotated[str, typer.Argument(help="A file, a folder, a glob, builtin:python-docs, or hf:NAME.")],
+    method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora or dora.")] = "full",
     valid: Annotated[
         str | None, typer.Option(help="A validation text; otherwise part of the source is held back.")
     ] = None,
@@ -27,21 +26,18 @@ def finetune(
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its path; repeat for several."),
     ] = None,
 ) -> None:
-    """Train all weights of a model on, on another text. The same command goes on where an interrupted one stopped."""
+    """Train a model on, on another text. The same command goes on where an interrupted one stopped."""
     from textwright.api import asked_on
     from textwright.cli.console import ConsoleAudience
     from textwright.cli.sources import tell
+    from textwright.expense import expense
     from textwright.fit import default_folder, fit
-    from textwright.interop.memory import check_room, need
-    from textwright.run import read_run
+    from textwright.interop.memory import check_room
 
-    request = asked_on(base, source, valid, test, minutes, steps, epochs, seed, tuple(set_ or ()))
-    model = read_run(base).model
-    check_room(model, str(base), copies=4)
-    tell(
-        f"full fine-tuning: {need(model) // 4:,} parameters, at least {4 * need(model) / GIB:.1f} GiB "
-        "(weights, gradients, two moments)"
-    )
-    folder = out or default_folder(source, base.name)
+    request = asked_on(base, source, method, valid, test, minutes, steps, epochs, seed, tuple(set_ or ()))
+    expected = expense(request)
+    check_room(expected.memory, f"{method} fine-tuning of {base}")
+    tell(str(expected))
+    folder = out or default_folder(source, base.name if method == "full" else f"{base.name}-{method}")
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience)

@@ -14,12 +14,18 @@ def import_(
         str, typer.Argument(help="A folder as on the Hugging Face hub, OWNER/NAME there, or a .gguf file.")
     ],
     out: Annotated[Path | None, typer.Option(help="The run's folder (runs/NAME).")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="MODEL is an adapter as peft writes it, for the model of this run.")
+    ] = None,
 ) -> None:
     """Turn a pretrained model into a run, which all other commands take."""
     from textwright.cli.sources import tell
-    from textwright.importing import import_model
+    from textwright.importing import import_adapter, import_model
 
     out = Path("runs") / Path(model).name if out is None else out
-    network = import_model(model, out)
-    tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
+    if base is None:
+        network = import_model(model, out)
+        tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
+    else:
+        import_adapter(Path(model), base, out)
     tell(f"to write: textwright generate {shlex.quote(str(out))} --prompt TEXT")

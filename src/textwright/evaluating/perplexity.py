@@ -26,6 +26,7 @@ from textwright.training.objective import Objective
 BATCH_TOKENS = 8192  # tokens scored at once
 ROWS = 8  # stretches a text is read in at once when a state is carried: each begins without context
 TIME = 128  # tokens a carried state is moved by at once
+WIDE = 1024  # tokens of the widest window that a text is scored in, also by models that could see more
 
 
 class Panel(Config):
@@ -116,11 +117,12 @@ def batches_of(model: LanguageModel, corpus: Corpus, end: int, stride: int | Non
         streams = Streams(corpus, max(1, min(ROWS, len(corpus.tokens) // 1000)), TIME, end, None)
         epoch = takewhile(lambda item: item[1].epoch == 0, streams.batches(Cursor()))
         return (batch for batch, _ in epoch), f"carried state, {streams.rows} rows"
-    stride = max(1, model.window // 2) if stride is None else stride
-    if not 1 <= stride <= model.window:
-        raise ConfigError(f"expected a stride between 1 and the window of {model.window}, got {stride}")
-    context = f"window {model.window}, stride {stride}"
-    return strided(corpus, model.window, stride, BATCH_TOKENS, end), context
+    window = min(model.window, WIDE)
+    stride = max(1, window // 2) if stride is None else stride
+    if not 1 <= stride <= window:
+        raise ConfigError(f"expected a stride between 1 and the window of {window}, got {stride}")
+    context = f"window {window}, stride {stride}"
+    return strided(corpus, window, stride, BATCH_TOKENS, end), context
 
 
 def _exp(x: float) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from textwright.errors import CheckpointError
 from textwright.interop import gpt2, llama, starcoder2
 from textwright.interop.folder import Folder, under
-from textwright.interop.memory import check_room
+from textwright.interop.memory import check_room, need
 from textwright.interop.tables import Part, read, write
 from textwright.models import TransformerConfig
 from textwright.models.transformer import TransformerLM
@@ -73,7 +73,7 @@ def native(folder: Folder) -> TransformerLM:
         CheckpointError: see `native_config` and `tables.read`.
     """
     form, config = format_of(folder), native_config(folder)
-    check_room(config, folder.path.name)
+    check_room(need(config), f"{folder.path.name}, its weights in float32,")
     model = config.build()
     head = ("lm_head.weight",) if config.tied else ()  # some files repeat the embedding
     read(model, form.table(config), under(folder.weights, form.prefix), (*form.ignored, *head))
@@ -86,10 +86,18 @@ def foreign(model: TransformerLM) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         CheckpointError: none can; what stands in the way of each is named.
     """
+    form = form_of(model.config)
+    return form.described(model.config), write(model, form.table(model.config))
+
+
+def form_of(config: TransformerConfig) -> Format:
+    """The first architecture that can hold a model of ours. The errors of `foreign`."""
     reasons = []
     for form in (LLAMA, GPT2, STARCODER2):
         try:
-            return form.described(model.config), write(model, form.table(model.config))
+            form.described(config)
         except CheckpointError as error:
             reasons.append(str(error))
+        else:
+            return form
     raise CheckpointError(f"no architecture can hold this model: {'; '.join(reasons)}")

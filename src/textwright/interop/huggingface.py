@@ -60,14 +60,19 @@ def write_huggingface(folder: Path, model: TransformerLM, tokenizer: Tokenizer, 
     """
     if is_segmenter(tokenizer.kind):
         raise CheckpointError(f"no fast tokenizer holds {tokenizer.kind}, which finds words by a library of its own")
-    config, tensors = foreign(model)
     ends = {"bos_token_id": habits.start[0] if habits.start else None, "eos_token_id": habits.end}
-    _json(folder / "config.json", {**config, **ends, "dtype": "float32"})
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights(folder, model, **ends)
     suppressed = {"suppress_tokens": list(habits.unseen)} if habits.unseen else {}
     drawn = {"do_sample": True, **habits.drawing}
     _json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
     _write_tokenizer(folder, tokenizer, habits, model.config.window)
+
+
+def write_weights(folder: Path, model: TransformerLM, **more: Any) -> None:
+    """config.json, with what is given besides, and the weights."""
+    config, tensors = foreign(model)
+    _json(folder / "config.json", {**config, **more, "dtype": "float32"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window: int) -> None:

@@ -28,12 +28,11 @@ def need(config: BaseConfig) -> int:
         return 4 * config.build().count_parameters()
 
 
-def check_room(config: BaseConfig, name: str, copies: int = 1) -> None:
-    """Raises ConfigError for a model whose weights do not fit so many times (training keeps four: see there)."""
-    wanted, there = copies * need(config), free()
+def check_room(wanted: int, name: str) -> None:
+    """Raises ConfigError where so many bytes are not free."""
+    there = free()
     if there is not None and wanted > there:
-        what = "weights in float32" if copies == 1 else "weights, gradients and moments"
         raise ConfigError(
-            f"{name} needs {wanted / GIB:.1f} GiB for its {what}, {there / GIB:.1f} GiB are free: "
-            "close what takes memory, or take a smaller model"
+            f"{name} needs {wanted / GIB:.1f} GiB, {there / GIB:.1f} GiB are free: close what takes memory, or take a "
+            "smaller model"
         )

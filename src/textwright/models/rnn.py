@@ -227,14 +227,14 @@ def _dropped(cell: nn.RNNBase, weight_drop: Dropout | None) -> Callable[..., Any
     """The layer with some of its recurrent weights 0, the same ones for all steps and rows of this call."""
     if weight_drop is None or not weight_drop.training or not weight_drop.dropped:
         return cell
-    weights = {"weight_hh_l0": weight_drop(cell.get_parameter("weight_hh_l0"))}
+    weights = {"weight_hh_l0": weight_drop(cell.weight_hh_l0)}
     return lambda *inputs: functional_call(cell, weights, inputs)
 
 
 def step(cell: nn.RNNBase, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One step of a layer, as `Stepped.step`: two products and the gates. On a CPU the kernel for whole texts arranges
     its weights anew in every call, which costs five to ten times more than a step."""
-    weights = [cell.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    weights = [getattr(cell, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     memory = tuple(leaf.to(x.dtype) for leaf in memory)
     if isinstance(cell, nn.LSTM):
         return torch.lstm_cell(x, memory, *weights)

@@ -101,13 +101,23 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+def learned(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training moves, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Read weights into a model of the same shape.
+    """Read all weights of a model of the same shape. The errors of `fill`."""
+    fill(dict(model.named_parameters()), path)
+
+
+def fill(own: Mapping[str, Tensor], path: Path) -> None:
+    """Read tensors of the same names and shapes.
 
     Raises:
         CheckpointError: a tensor is missing, unknown or of another shape; the first few are named.
     """
-    tensors, own = load_tensors(path), dict(model.named_parameters())
+    tensors = load_tensors(path)
     wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
     wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
     for name in sorted(own.keys() & tensors.keys()):

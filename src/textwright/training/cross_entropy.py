@@ -67,6 +67,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         sums = torch.zeros(2, device=hidden.device)
         of_hidden: list[Tensor] = []
         of_weight = of_bias = None
+        learns = ctx.needs_input_grad[1:3]  # a frozen head costs nothing
         with torch.autocast(kind, enabled=False):
             h, w, d = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
             for start in range(0, len(h), size := max(1, CHUNK // len(w))):
@@ -77,8 +78,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     scores.scatter_add_(1, wanted.clamp(min=0)[:, None], own[start : start + size, None].to(dtype))
                 sums += _into_gradient(scores, wanted, ignore, smoothing)
                 of_hidden.append((scores @ w).to(hidden.dtype))
-                of_weight = _added(of_weight, (scores.mT @ rows).to(weight.dtype))
-                of_bias = None if bias is None else _added(of_bias, scores.sum(0, dtype=bias.dtype))
+                if learns[0]:
+                    of_weight = _added(of_weight, (scores.mT @ rows).to(weight.dtype))
+                if bias is not None and learns[1]:
+                    of_bias = _added(of_bias, scores.sum(0, dtype=bias.dtype))
         ctx.save_for_backward(torch.cat(of_hidden), of_weight, of_bias)
         loss, plain = sums[0].clone(), sums[1].clone()
         ctx.mark_non_differentiable(plain)

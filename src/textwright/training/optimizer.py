@@ -79,8 +79,8 @@ OptimizerConfig = Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discrimin
 
 
 def groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters in two groups: vectors (biases, gains) do not decay."""
-    every = list(parameters)
+    """Those parameters that learn, in two groups: vectors (biases, gains) do not decay."""
+    every = [parameter for parameter in parameters if parameter.requires_grad]
     matrices: dict[str, Any] = {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay}
     vectors: dict[str, Any] = {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0}
     return [group for group in (matrices, vectors) if group["params"]]
@@ -89,7 +89,8 @@ def groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, 
 def inner(model: LanguageModel) -> list[Tensor]:
     """The matrices between the tables of words and the head."""
     outer = {id(table.weight) for table in model.modules() if isinstance(table, nn.Embedding)} | {id(model.head.weight)}
-    return [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in outer]
+    learning = (weight for weight in model.parameters() if weight.requires_grad)
+    return [weight for weight in learning if weight.ndim == 2 and id(weight) not in outer]
 
 
 class Schedule(Config):

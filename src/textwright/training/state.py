@@ -15,13 +15,13 @@ from textwright.models.base import LanguageModel
 from textwright.models.state import State, map_leaves
 from textwright.training.checkpoint import (
     check_finite,
+    fill,
+    learned,
     load_optimizer,
     load_tensors,
-    load_weights,
     optimizer_tensors,
     read_json,
     save_tensors,
-    weights,
     write_folder,
     write_json,
 )
@@ -65,10 +65,10 @@ def read_progress(path: Path) -> Progress:
 def load(path: Path, tensors: Tensors) -> Progress:
     """Read a save into tensors of the same shapes."""
     progress = read_progress(path)
-    load_weights(tensors.model, path / "model.safetensors")
+    fill(learned(tensors.model), path / "model.safetensors")
     load_optimizer(tensors.optimizer, load_tensors(path / "optimizer.safetensors"))
     if tensors.average is not None:
-        load_weights(_averaged(tensors.average), path / "average.safetensors")
+        fill(learned(_averaged(tensors.average)), path / "average.safetensors")
         count = load_tensors(path / "count.safetensors")["n_averaged"]
         tensors.average.n_averaged.copy_(count)
     if (path / "carried.safetensors").exists():
@@ -77,10 +77,10 @@ def load(path: Path, tensors: Tensors) -> Progress:
 
 
 def _fill(folder: Path, progress: Progress, tensors: Tensors) -> None:
-    save_tensors(folder / "model.safetensors", weights(tensors.model))
+    save_tensors(folder / "model.safetensors", learned(tensors.model))
     save_tensors(folder / "optimizer.safetensors", optimizer_tensors(tensors.optimizer))
     if tensors.average is not None:
-        save_tensors(folder / "average.safetensors", weights(_averaged(tensors.average)))
+        save_tensors(folder / "average.safetensors", learned(_averaged(tensors.average)))
         save_tensors(folder / "count.safetensors", {"n_averaged": tensors.average.n_averaged})
     if tensors.carried is not None:
         save_tensors(folder / "carried.safetensors", _leaves(tensors.carried))

@@ -1,0 +1,57 @@
+"""What fine-tuning will take, told before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from textwright import plan
+from textwright.interop.memory import GIB
+from textwright.run import TextRun, merge, parse_run, restrict
+from textwright.training.checkpoint import learned
+from textwright.training.hardware import choose
+
+REACHED = 0.55  # share of the rate of matrix products that a step reached, 135 million parameters, two cores
+
+
+class Expense(NamedTuple):
+    """How many parameters there are and learn, bytes of memory at least, and tokens a second, roughly."""
+
+    parameters: int
+    learning: int
+    memory: int
+    rate: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.learning:,} parameters learn, the model has {self.parameters:,}; at least "
+            f"{self.memory / GIB:.1f} GiB of memory (weights, and gradients and two moments of what learns); about "
+            f"{self.rate:,.0f} tokens a second here"
+        )
+
+
+def expense(asked: Mapping[str, Any]) -> Expense:
+    """Of a request of `finetune`; nothing is allocated to find out.
+
+    Raises:
+        ConfigError: the request makes no run.
+    """
+    plan.check(asked)
+    config = parse_run(merge(plan.neutral(asked), asked))
+    assert isinstance(config, TextRun)
+    with torch.device("meta"):
+        model = config.model.build()
+        restrict(model, config)
+    learning = sum(parameter.numel() for parameter in learned(model).values())
+    parameters = model.count_parameters()
+    base = parameters - (learning if config.adapter is not None else 0)
+    table = 0 if config.model.tied else config.model.vocab * config.model.width  # takes part in no product
+    products = base - table
+    # A product a weight forwards and one for what lies below it backwards; what learns has one for itself.
+    operations = 4 * products + 2 * min(learning, products)
+    training = asked.get("training", {})
+    place = choose(training.get("device", "auto"), training.get("precision", "auto"))
+    memory = 4 * parameters + 12 * learning
+    return Expense(base, learning, memory, place.rate * REACHED / operations)
