@@ -11,7 +11,7 @@ from textwright import plan
 from textwright.config import override
 from textwright.errors import ConfigError, TrainingError, nearest
 from textwright.fit import Audience, default_folder, fit
-from textwright.models import TransformerConfig
+from textwright.models import PretrainedConfig, TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
 from textwright.pair_model import PairModel
 from textwright.run import PairRun, merge, read_run
@@ -129,7 +129,9 @@ def asked_on(
     rate = RATE if adapter is None else ADAPTER_RATE
     training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01}}
     model = config.model.dump()
-    if isinstance(config.model, TransformerConfig):
+    if isinstance(config.model, TransformerConfig | PretrainedConfig):
+        if config.model.window is None:
+            raise ConfigError(f"{base} is a recurrent model of the transformers library: it writes and is not trained")
         training["context"] = min(config.model.window, CONTEXT)
     elif adapter is None:
         training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0

@@ -9,6 +9,7 @@ from textwright.adapting import lora
 from textwright.errors import CheckpointError, ConfigError
 from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
 from textwright.interop.peft import check_peft, write_peft
+from textwright.models.pretrained import PretrainedLM
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
 from textwright.run import ImportedRun, PairRun, TextRun, read_run, read_template
@@ -33,7 +34,7 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
     model = as_writer(load(run, device="cpu"), run)
-    if not isinstance(model.model, TransformerLM):
+    if not isinstance(model.model, TransformerLM | PretrainedLM):
         raise CheckpointError(
             f"{run} is a {model.config.model.family}, for which transformers has no class: --to onnx holds its step"
         )
@@ -64,7 +65,7 @@ def export_peft(run: Path, out: Path) -> Parity:
     model = as_writer(load(run, device="cpu", apart=True), run)
     network, config = model.model, model.config
     if config.adapter is None or not isinstance(network, TransformerLM):
-        raise CheckpointError(f"{run} has no adapter of a Transformer: textwright finetune BASE TEXT --method lora")
+        raise CheckpointError(f"{run} has no adapter of a Transformer of ours: textwright finetune BASE TEXT --method lora")
     adapter, values = config.adapter, lora.tensors(network)
     texts = [[*model.generation.start, *model.tokenizer.encode(text)] for text in prompts_of(model, run)]
     prompts = [ids[: network.config.window] for ids in texts]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError
+from textwright.interop.adopting import adopt, adopted_config
 from textwright.interop.folder import Folder, find, read_folder
-from textwright.interop.formats import native
+from textwright.interop.formats import FORMATS, native
 from textwright.interop.gguf_file import read_gguf
+from textwright.interop.memory import check_room, need
 from textwright.interop.peft import read_peft
 from textwright.models import LanguageModel, TransformerConfig
 from textwright.models.transformer import TransformerLM
@@ -32,17 +34,23 @@ from textwright.run import (
     write_manifest,
     write_template,
 )
+from textwright.selftest import TOLERANCE, Case, by_steps, frozen, ragged, select_and_concat
 from textwright.text.conversations import ChatTemplate
 from textwright.text.tokenizers import Tokenizer
 from textwright.training.checkpoint import save_tensors, weights, write_file
 
+Way = Literal["auto", "native", "transformers"]
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def import_model(place: str, out: Path) -> LanguageModel:
+def import_model(place: str, out: Path, way: Way = "auto") -> LanguageModel:
     """A folder in the layout of the Hugging Face hub, a name there, or a GGUF file becomes the run `out`.
 
     Everything is read and checked before anything is written.
+
+    Args:
+        way: "native" for our own Transformer, "transformers" for the library's model behind our contract, "auto" for
+            the first if it can be.
 
     Raises:
         ConfigError: the place does not exist or cannot be reached, or `out` is taken.
@@ -53,7 +61,13 @@ def import_model(place: str, out: Path) -> LanguageModel:
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
     tokenizer = read_tokenizer(folder)
-    model = native(folder)
+    model: LanguageModel
+    if way == "native" or (way == "auto" and folder.kind in FORMATS) or not path.is_dir():
+        if way == "transformers":
+            raise ConfigError(f"{place} is a file of llama.cpp, and the transformers library runs none: leave out --as")
+        model = native(folder)
+    else:
+        model = adopted(folder)
     generation = generation_of(folder, tokenizer, model.config.vocab)
     named = {name: word for name in ("bos_token", "eos_token") if (word := _word(folder, name)) is not None}
     config = ImportedRun.parse({"origin": place, "kind": folder.kind, "model": model.config.dump(), "named": named})
@@ -66,6 +80,26 @@ def import_model(place: str, out: Path) -> LanguageModel:
     if folder.template is not None:
         write_template(out, folder.template)
     write_manifest(out, ImportedManifest(config=config))
+    return model
+
+
+def adopted(folder: Folder) -> LanguageModel:
+    """The model in a folder as the transformers library runs it, behind our contract, which is checked on it.
+
+    Raises:
+        ConfigError: it does not fit into memory.
+        CheckpointError: the library does not know it, it lacks or has weights too many, or it breaks the contract.
+    """
+    config = adopted_config(folder)
+    check_room(need(config), f"{folder.path.name}, its weights in float32,")
+    model = adopt(config, folder.path)
+    with torch.no_grad():
+        case = Case.of(model, TOLERANCE)
+        for check in (by_steps, ragged, frozen, select_and_concat):
+            if not (told := check(case)).holds:
+                raise CheckpointError(
+                    f"{folder.path} is a {folder.kind}, and that breaks our contract ({told.name}: {told.detail})"
+                )
     return model
 
 

@@ -36,7 +36,7 @@ def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
     """A whole configuration; what was asked for is put over it afterwards."""
     family = asked.get("model", {}).get("family", "transformer")
     seconds = seconds_of(asked.get("training", {}).get("budget", {}))
-    make = _transformer if family == "transformer" else _recurrent
+    make = {"transformer": _transformer, "pretrained": _pretrained}.get(family, _recurrent)
     model, training = make(asked, situation, seconds)
     model |= {"family": family, "vocab": situation.facts.vocabulary}
     training |= {
@@ -95,6 +95,14 @@ def _transformer(
         "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
     }
     return model, training
+
+
+def _pretrained(
+    asked: Mapping[str, Any], situation: Situation, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its shape is given; it trains as a Transformer of its own does when it is fine-tuned."""
+    training = _transformer(asked, situation, seconds)[1]
+    return {"width": asked["model"]["width"]}, training
 
 
 def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:

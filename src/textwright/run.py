@@ -29,7 +29,7 @@ from textwright.adapting.lora import LowRankConfig
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
-from textwright.models import LanguageModel, PairModelConfig, TextModelConfig, TransformerConfig
+from textwright.models import LanguageModel, PairModelConfig, PretrainedConfig, TextModelConfig, TransformerConfig
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
@@ -87,11 +87,14 @@ class TextRun(BaseRun):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         training = self.training
-        if isinstance(self.model, TransformerConfig) and training.context > self.model.window:
-            raise ValueError(f"training.context {training.context} is larger than model.window {self.model.window}")
+        window = self.model.window if isinstance(self.model, TransformerConfig | PretrainedConfig) else None
+        if window is not None and training.context > window:
+            raise ValueError(f"training.context {training.context} is larger than model.window {window}")
+        if isinstance(self.model, PretrainedConfig) and self.base is None:
+            raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         if training.batch_tokens < training.context:
             raise ValueError(f"training.batch_tokens {training.batch_tokens} is less than a row of {training.context}")
-        if training.varied_context and isinstance(self.model, TransformerConfig):
+        if training.varied_context and window is not None:
             raise ValueError("training.varied_context is for models that carry their state: leave it out")
         if training.softmax_samples >= self.model.vocab:
             raise ValueError(
@@ -170,7 +173,7 @@ class ImportedRun(Config):
     task: Literal["imported"] = "imported"
     origin: str
     kind: str
-    model: TransformerConfig
+    model: Annotated[TransformerConfig | PretrainedConfig, Field(discriminator="family")]
     adapter: LowRankConfig | None = None
     named: dict[str, str] = Field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from textwright.pair_model import PairModel
 from textwright.training.forensics import finite
 from textwright.writer import TextModel
 
+TOLERANCE = 1e-4  # of logits, relative to their largest value
 NARROW = 5  # tokens of the brute-force vocabulary
 LENGTH = 3  # tokens of a brute-force text
 
@@ -94,7 +95,7 @@ class Case:
 
 
 @torch.no_grad()
-def selftest(writer: TextModel | PairModel, tolerance: float = 1e-4) -> list[Check]:
+def selftest(writer: TextModel | PairModel, tolerance: float = TOLERANCE) -> list[Check]:
     """All checks on one model. Weights that are not finite end it at once, with the layer named."""
     model = writer.model.eval()
     for name, parameter in model.named_parameters():

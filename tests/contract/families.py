@@ -10,6 +10,7 @@ from textwright.models.alignment import (
     MultiHeadAlignment,
     NoAlignment,
 )
+from textwright.models.pretrained import RECURRENT, PretrainedConfig
 
 VOCAB = 7
 WINDOW = 16
@@ -78,4 +79,24 @@ FAMILIES = {
     "encdec-learned": encdec(positions="learned", encoder_layers=1, tied=False, **SEPARATE),
     "encdec-t5-like": encdec(positions="relative", norm="rmsnorm", feed_forward="swiglu", scaled=False, kv_heads=1),
     "encdec-pointer": encdec(copying=True, shared=False),
+}
+
+
+def pretrained(kind: str, **described: Any) -> PretrainedConfig:
+    """A small model of the transformers library, as its config.json says it."""
+    shape = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, **described}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    window = None if kind in RECURRENT else WINDOW
+    return PretrainedConfig(
+        vocab=VOCAB, width=16, layers=2, window=window, described={"model_type": kind, **shape, **ends}
+    )
+
+
+LLAMA = {"intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": WINDOW}
+PRETRAINED = {
+    "theirs-gpt2": pretrained("gpt2", n_positions=WINDOW),
+    "theirs-llama": pretrained("llama", **LLAMA),
+    "theirs-mistral-sliding": pretrained("mistral", sliding_window=3, **LLAMA),
+    "theirs-bloom": pretrained("bloom"),
+    "theirs-mamba": pretrained("mamba", state_size=4),
 }

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB, WINDOW
+from families import FAMILIES, PRETRAINED, VOCAB, WINDOW
 from torch import Tensor
 
 from textwright.decoding import Beam, Engine, Request, Result, Sampling, beam_search, collect, generate
@@ -21,8 +22,10 @@ from textwright.decoding.speculative import Draft, Drafter, Lookup, Speculation,
 from textwright.errors import StateSpentError
 from textwright.models import EncoderDecoder, LanguageModel, State, blocks
 from textwright.models.base import Source
+from textwright.models.pretrained import RecurrentStateLM
 
 TIME = 9
+EVERY = FAMILIES | (PRETRAINED if find_spec("transformers") else {})
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-2}
 
 
@@ -78,11 +81,13 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EVERY)
 def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Subject:
     monkeypatch.setattr(blocks, "GROWTH", 2)  # a cache that grows in large chunks hides a wrong concat
+    if "mamba" in request.param and dtype == torch.bfloat16:
+        pytest.skip("the library's own steps of Mamba mix types there; ours are always float32")
     torch.manual_seed(3)
-    model = FAMILIES[request.param].build().eval()
+    model = EVERY[request.param].build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -120,6 +125,10 @@ def test_capacity_changes_nothing(subject: Subject, capacity: int | None) -> Non
 def test_gradients_through_states(subject: Subject) -> None:
     """What flows back through carried states is what flows back through the whole text."""
     model = subject.model
+    if isinstance(model, RecurrentStateLM):  # of another library, which writes in place
+        with pytest.raises(ValueError, match="no gradient flows"):
+            model(subject.tokens, state=subject.begin())
+        return
     subject.whole(subject.tokens).square().sum().backward()
     whole = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from door import Run
+from safetensors.torch import load_file
 
 import textwright
+from textwright.adapting import lora
 from textwright.run import GenerationConfig, read_generation
 from textwright.training.records import Progress
 from textwright.training.state import newest, read_progress
@@ -32,19 +35,22 @@ def progress(out: Path) -> Progress:
     return read_progress(save)
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "dora", "rslora"])
 @pytest.mark.parametrize("family", ["transformer", "lstm"])
 def test_it_begins_where_the_base_ended_and_learns(
-    run: Run, trained: dict[str, Path], other: Path, family: str, tmp_path: Path
+    run: Run, trained: dict[str, Path], other: Path, family: str, method: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = run("finetune", trained[family], other, *STEPS, "--valid", other, "--out", out)
+    more = () if method == "full" else ("--set", "training.optimizer.learning_rate=6e-2")
+    result = run("finetune", trained[family], other, *STEPS, *more, "--method", method, "--valid", other, "--out", out)
     assert result.code == 0, result.err
-    assert "full fine-tuning" in result.err
+    assert "parameters learn" in result.err
+    assert (out / "adapter.safetensors").exists() == (method != "full")
     looks = progress(out).evaluations
     stride = ("--stride", "16") if family == "transformer" else ()
     told = run("evaluate", trained[family], "--data", other, "--json", *stride)
     assert looks[0].valid_loss == pytest.approx(json.loads(told.out)["loss"], abs=0.02)  # in bfloat16 there
-    assert looks[-1].valid_loss < looks[0].valid_loss - 0.1
+    assert looks[-1].valid_loss < looks[0].valid_loss - 0.05
     assert read_generation(out, GenerationConfig) == read_generation(trained[family], GenerationConfig)
     assert textwright.load(out).generate("Ten", seed=1, max_new_tokens=5)[0].tokens
 
@@ -69,3 +75,57 @@ def test_what_is_no_base(run: Run, trained: dict[str, Path], other: Path, spoken
     asked = ("finetune", trained["lstm"], other, *STEPS, "--out", tmp_path / "out")
     run(*asked, "--set", "model.width=32").fails("does not fit")
     run(*asked[:-1], tmp_path / "two", "--set", "model.vocab=100").fails("model.vocab is 100")
+
+
+def test_an_adapter_stands_beside_the_weights_of_its_base(
+    run: Run, trained: dict[str, Path], other: Path, tmp_path: Path
+) -> None:
+    base, out = trained["transformer"], tmp_path / "out"
+    assert run("finetune", base, other, *STEPS, "--method", "lora", "--out", out).code == 0
+    assert (out / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    apart, merged = textwright.load(out, apart=True).model, textwright.load(out).model
+    assert lora.adapters(apart) and not lora.adapters(merged)
+    torch.testing.assert_close(apart(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-4)
+    lora.activate(apart)
+    torch.testing.assert_close(apart(ids).logits, textwright.load(base).model(ids).logits)
+    more = tmp_path / "more"  # a base that has an adapter itself
+    assert run("finetune", out, other, *STEPS, "--method", "dora", "--out", more).code == 0
+    assert progress(more).evaluations[0].valid_loss == pytest.approx(progress(out).evaluations[-1].valid_loss, abs=0.02)
+
+
+def test_it_goes_on_with_its_adapter(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
+    """Stopped and gone on with is bit by bit what goes through."""
+    asked: tuple[Any, ...] = ("finetune", trained["transformer"], other, "--method", "lora", "--set")
+    asked += ("training.schedule.kind=constant", "--set", "training.evaluations=1")
+    for steps in ("4", "9"):
+        assert run(*asked, "--steps", steps, "--out", tmp_path / "stopped").code == 0
+    assert run(*asked, "--steps", "9", "--out", tmp_path / "through").code == 0
+    saves = [newest(tmp_path / name / "training") for name in ("stopped", "through")]
+    first, second = (load_file(save / "model.safetensors") for save in saves if save is not None)
+    assert first.keys() == second.keys() == {name for name in first if "adapters" in name}
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_frozen_weights_stay(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
+    base, out = trained["lstm"], tmp_path / "out"
+    frozen = ("--set", 'frozen=["embed", "cells.0.bias"]')
+    assert run("finetune", base, other, *STEPS, *frozen, "--out", out).code == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith(("embed", "cells.0.bias"))}
+    run("finetune", base, other, "--set", 'frozen=["cell.0"]', "--out", tmp_path / "no").fails("begins with 'cell.0'")
+    every = ("--set", 'frozen=["embed", "cells", "head"]')
+    run("finetune", base, other, *every, "--out", tmp_path / "none").fails("every weight is frozen")
+
+
+def test_what_no_adapter_can_do(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
+    asked = ("finetune", trained["lstm"], other, *STEPS, "--out", tmp_path / "out", "--method")
+    run(*asked, "lore").fails("no method 'lore'", "lora")
+    run(*asked, "lora", "--set", "adapter.rank=0").fails("adapter.rank")
+    run(*asked, "lora", "--set", 'adapter.targets=["qkv.weight"]').fails("ends with 'qkv.weight'", "weight_hh_l0")
+    run(*asked, "lora", "--set", "model.weight_drop=0.2").fails("weight_drop")
+    run(*asked, "lora", "--set", 'frozen=["embed"]').fails("leave out frozen")
+    run(*asked, "lora", "--set", "training.softmax_samples=5").fails("softmax_samples")
+    run("train", other, "--set", "adapter.rank=2", "--out", tmp_path / "out").fails("textwright finetune")
+    assert not (tmp_path / "out" / "config.json").exists()

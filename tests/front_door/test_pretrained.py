@@ -163,9 +163,10 @@ def test_a_tokenizer_of_another_model(run: Run, theirs: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="needs the folder models beside the one that TEXTWRIGHT_DATA names")
-def test_a_known_story(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["native", "transformers"])
+def test_a_known_story(run: Run, way: str, tmp_path: Path) -> None:
     """The same greedy 400 characters three times: here, exported and opened by transformers, and by transformers."""
-    assert run("import", STORIES, "--out", tmp_path / "run").code == 0
+    assert run("import", STORIES, "--as", way, "--out", tmp_path / "run").code == 0
     result = run("generate", tmp_path / "run", "--strategy", "greedy", "--max-new-tokens", "200")
     story = result.out.strip()
     assert story.startswith(STORY)
@@ -175,3 +176,105 @@ def test_a_known_story(run: Run, tmp_path: Path) -> None:
         reader = transformers.AutoTokenizer.from_pretrained(folder)
         text = reader.decode(written(folder, [1], 200), skip_special_tokens=True)
         assert text.strip()[:400] == story[:400]
+
+
+@pytest.fixture(scope="module")
+def neox(theirs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kind that our own Transformer cannot be: half of each head is turned."""
+    folder = tmp_path_factory.mktemp("neox")
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copyfile(theirs / file, folder / file)
+    known = json.loads((theirs / "config.json").read_text())
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    shape = {name: known[name] for name in (*names, "bos_token_id", "eos_token_id")}
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXConfig(**shape, max_position_embeddings=64, rotary_pct=0.5, attention_dropout=0.1)
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_any_other_kind_runs_as_the_library_runs_it(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
+    result = run("import", neox, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    tokens = greedy(run, tmp_path / "run", "--prompt", "The fox")
+    assert tokens == written(neox, list(textwright.load(tmp_path / "run").prompt_ids("The fox")), 20)[: len(tokens)]
+    result = run("selftest", tmp_path / "run")
+    assert result.code == 0, result.out + result.err
+    run("import", neox, "--as", "native", "--out", tmp_path / "other").fails("is a gpt_neox: expected one of")
+    for method in ("full", "lora"):
+        out = tmp_path / method
+        asked = ("--method", method, "--steps", "6", "--set", "training.evaluations=2", "--out", out)
+        result = run("finetune", tmp_path / "run", text, *asked)
+        assert result.code == 0, result.err
+        assert run("export", out, tmp_path / f"{method}-out").code == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "lora-out").eval()
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(model(ids).logits, textwright.load(tmp_path / "lora").model(ids).logits)
+
+
+def test_kinds_with_a_recurrent_state(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
+    """Mamba is taken and writes; RWKV, whose steps mix rows in that library, is refused by name."""
+    known = json.loads((neox / "config.json").read_text())
+    shape = {name: known[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    for kind, config in {
+        "mamba": transformers.MambaConfig(**shape, state_size=4),
+        "rwkv": transformers.RwkvConfig(**shape, attention_hidden_size=24),
+    }.items():
+        (tmp_path / kind).mkdir()
+        shutil.copyfile(neox / "tokenizer.json", tmp_path / kind / "tokenizer.json")
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / kind)
+    run("import", tmp_path / "rwkv", "--out", tmp_path / "no").fails("Rwkv", "mixes the rows")
+    assert not (tmp_path / "no").exists()
+    result = run("import", tmp_path / "mamba", "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    tokens = greedy(run, tmp_path / "run", "--prompt", "The fox")
+    prompt = list(textwright.load(tmp_path / "run").prompt_ids("The fox"))
+    assert tokens == written(tmp_path / "mamba", prompt, 20)[: len(tokens)]
+    run("finetune", tmp_path / "run", text, "--steps", "2").fails("is not trained")
+
+
+def test_what_the_library_cannot_open(run: Run, neox: Path, tmp_path: Path) -> None:
+    def broken(**changes: Any) -> Path:
+        folder = tmp_path / "broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(neox, folder)
+        said = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**said, **changes}))
+        return folder
+
+    def refused(folder: Path, *told: str) -> None:
+        run("import", folder, "--out", tmp_path / "out").fails(*told)
+        assert not (tmp_path / "out").exists()
+
+    refused(broken(model_type="no_such_kind"), "is a no_such_kind", "no causal language model")
+    refused(broken(model_type="vit"), "is a vit")
+    refused(broken(num_hidden_layers=3), "is missing")
+    refused(broken(num_hidden_layers=1), "has no place")
+    refused(broken(hidden_size=28), "another shape")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+def test_an_adapter_goes_out_and_in(run: Run, imported: Path, text: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    tuned, out = tmp_path / "tuned", tmp_path / "adapter"
+    rate = ("--set", "training.optimizer.learning_rate=3e-2", "--set", "training.evaluations=2")
+    result = run("finetune", imported, text, "--method", "dora", "--steps", "9", *rate, "--out", tuned)
+    assert result.code == 0, result.err
+    result = run("export", tuned, out, "--to", "peft")
+    assert result.code == 0, result.err
+    assert {file.name for file in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    result = run("import", out, "--base", imported, "--out", tmp_path / "again")
+    assert result.code == 0, result.err
+    ids = torch.tensor([[5, 6, 7]])
+    mine, again, plain = (textwright.load(run).model(ids).logits for run in (tuned, tmp_path / "again", imported))
+    torch.testing.assert_close(again, mine, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(mine, plain, atol=1e-2)
+    run("export", imported, tmp_path / "none", "--to", "peft").fails("has no adapter")
+    run("export", tuned, tmp_path / "none", "--to", "peft", "--license", "mit").fails("leave out --license")
+    run("import", theirs_less(out), "--base", imported, "--out", tmp_path / "no").fails("holds no whole adapter")
+    assert not (tmp_path / "no").exists()
+
+
+def theirs_less(adapter: Path) -> Path:
+    (adapter / "adapter_model.safetensors").unlink()
+    return adapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,18 +14,27 @@ def import_(
         str, typer.Argument(help="A folder as on the Hugging Face hub, OWNER/NAME there, or a .gguf file.")
     ],
     out: Annotated[Path | None, typer.Option(help="The run's folder (runs/NAME).")] = None,
+    way: Annotated[
+        Literal["auto", "native", "transformers"],
+        typer.Option(
+            "--as", help="native: as our own Transformer; transformers: as that library's; auto: ours if it can."
+        ),
+    ] = "auto",
     base: Annotated[
         Path | None, typer.Option(help="MODEL is an adapter as peft writes it, for the model of this run.")
     ] = None,
 ) -> None:
     """Turn a pretrained model into a run, which all other commands take."""
     from textwright.cli.sources import tell
+    from textwright.errors import ConfigError
     from textwright.importing import import_adapter, import_model
 
     out = Path("runs") / Path(model).name if out is None else out
     if base is None:
-        network = import_model(model, out)
+        network = import_model(model, out, way)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
+    elif way != "auto":
+        raise ConfigError("an adapter is for the model of its base, however that was imported: leave out --as")
     else:
         import_adapter(Path(model), base, out)
     tell(f"to write: textwright generate {shlex.quote(str(out))} --prompt TEXT")

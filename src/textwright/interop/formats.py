@@ -13,6 +13,7 @@ from textwright.interop.folder import Folder, under
 from textwright.interop.memory import check_room, need
 from textwright.interop.tables import Part, read, write
 from textwright.models import TransformerConfig
+from textwright.models.pretrained import PretrainedLM
 from textwright.models.transformer import TransformerLM
 
 
@@ -80,12 +81,15 @@ def native(folder: Folder) -> TransformerLM:
     return model.eval()
 
 
-def foreign(model: TransformerLM) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a model of ours, in the first architecture that can hold it.
+def foreign(model: TransformerLM | PretrainedLM) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and the tensors of a model, in the first architecture that can hold it, or in its own.
 
     Raises:
         CheckpointError: none can; what stands in the way of each is named.
     """
+    if isinstance(model, PretrainedLM):
+        tensors = {name: value.detach().contiguous() for name, value in model.theirs.named_parameters()}
+        return model.config.described, tensors
     form = form_of(model.config)
     return form.described(model.config), write(model, form.table(model.config))
 

@@ -16,10 +16,13 @@ from tokenizers.processors import TemplateProcessing
 
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop.formats import foreign
+from textwright.models.pretrained import PretrainedLM
 from textwright.models.transformer import TransformerLM
 from textwright.text.segmenters import is_segmenter
 from textwright.text.tokenizers import Tokenizer
 
+Ours = TransformerLM | PretrainedLM
+ROOM = 1024  # tokens of a prompt, for models without a window
 CLOSE = 1e-3  # of the largest logit: float32 in another order
 
 
@@ -52,7 +55,7 @@ class Parity(NamedTuple):
     difference: float
 
 
-def write_huggingface(folder: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits) -> None:
+def write_huggingface(folder: Path, model: Ours, tokenizer: Tokenizer, habits: Habits) -> None:
     """Fill an empty folder.
 
     Raises:
@@ -65,17 +68,17 @@ def write_huggingface(folder: Path, model: TransformerLM, tokenizer: Tokenizer, 
     suppressed = {"suppress_tokens": list(habits.unseen)} if habits.unseen else {}
     drawn = {"do_sample": True, **habits.drawing}
     _json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
-    _write_tokenizer(folder, tokenizer, habits, model.config.window)
+    _write_tokenizer(folder, tokenizer, habits, model.window)
 
 
-def write_weights(folder: Path, model: TransformerLM, **more: Any) -> None:
+def write_weights(folder: Path, model: Ours, **more: Any) -> None:
     """config.json, with what is given besides, and the weights."""
     config, tensors = foreign(model)
     _json(folder / "config.json", {**config, **more, "dtype": "float32"})
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window: int) -> None:
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window: int | None) -> None:
     names = {id: name for name, id in tokenizer.entries.items()}
     path = folder / "tokenizer.json"
     tokenizer.save(path)
@@ -86,7 +89,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window:
         library.save(str(path))
     said: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": window,
+        **({} if window is None else {"model_max_length": window}),
         "clean_up_tokenization_spaces": False,
     }
     if habits.end is not None:
@@ -99,7 +102,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window:
 
 
 def check_huggingface(
-    folder: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits, texts: Sequence[str], new: int
+    folder: Path, model: Ours, tokenizer: Tokenizer, habits: Habits, texts: Sequence[str], new: int
 ) -> Parity:
     """Open the folder with transformers and compare, on real texts: ids, logits, and greedy continuations.
 
@@ -120,12 +123,13 @@ def check_huggingface(
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     reader = transformers.AutoTokenizer.from_pretrained(folder)
     count, difference, largest = 0, 0.0, 0.0
-    new = min(new, model.config.window // 2)
+    room = model.window or ROOM
+    new = min(new, room // 2)
     for text in texts:
         ids = [*habits.start, *tokenizer.encode(text)]
         if reader(text).input_ids != ids:
             raise CheckpointError(f"the exported tokenizer reads {text[:40]!r} as other ids: nothing was written")
-        prompt = torch.tensor([ids[: model.config.window - new]])
+        prompt = torch.tensor([ids[: room - new]])
         with torch.no_grad():
             ours, other = model(prompt).logits, theirs(prompt).logits
         difference = max(difference, float((ours - other).abs().max()))
@@ -142,7 +146,7 @@ def check_huggingface(
     return Parity(len(texts), count, difference)
 
 
-def _greedy(model: TransformerLM, prompt: torch.Tensor, habits: Habits, new: int) -> list[int]:
+def _greedy(model: Ours, prompt: torch.Tensor, habits: Habits, new: int) -> list[int]:
     """The likeliest token after the other, by the contract alone."""
     written: list[int] = []
     with torch.no_grad():

@@ -6,12 +6,15 @@ from pydantic import Field
 
 from textwright.models.base import BaseConfig, EncoderDecoder, LanguageModel, Output, Source
 from textwright.models.encdec import EncoderDecoderConfig
+from textwright.models.pretrained import PretrainedConfig
 from textwright.models.rnn import GRUConfig, LSTMConfig, RNNConfig
 from textwright.models.seq2seq import Seq2SeqConfig
 from textwright.models.state import State
 from textwright.models.transformer import TransformerConfig
 
-TextModelConfig = Annotated[RNNConfig | GRUConfig | LSTMConfig | TransformerConfig, Field(discriminator="family")]
+TextModelConfig = Annotated[
+    RNNConfig | GRUConfig | LSTMConfig | TransformerConfig | PretrainedConfig, Field(discriminator="family")
+]
 PairModelConfig = Annotated[Seq2SeqConfig | EncoderDecoderConfig, Field(discriminator="family")]
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "LanguageModel",
     "Output",
     "PairModelConfig",
+    "PretrainedConfig",
     "RNNConfig",
     "Seq2SeqConfig",
     "Source",
