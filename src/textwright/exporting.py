@@ -7,14 +7,18 @@ from tempfile import TemporaryDirectory
 
 from textwright.adapting import lora
 from textwright.errors import CheckpointError, ConfigError
+from textwright.interop.gguf_out import Packing, check_gguf, write_gguf
 from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
+from textwright.interop.onnx_step import check_step, leaf_names, write_step
 from textwright.interop.peft import check_peft, write_peft
 from textwright.models.pretrained import PretrainedLM
+from textwright.models.rnn import RecurrentLM
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
 from textwright.run import ImportedRun, PairRun, TextRun, read_run, read_template
 from textwright.text.corpus import open_prepared
-from textwright.training.checkpoint import load_weights, write_folder
+from textwright.text.segmenters import is_segmenter
+from textwright.training.checkpoint import load_weights, write_file, write_folder, write_json
 from textwright.training.state import newest, read_progress
 from textwright.writer import TextModel
 
@@ -65,7 +69,9 @@ def export_peft(run: Path, out: Path) -> Parity:
     model = as_writer(load(run, device="cpu", apart=True), run)
     network, config = model.model, model.config
     if config.adapter is None or not isinstance(network, TransformerLM):
-        raise CheckpointError(f"{run} has no adapter of a Transformer of ours: textwright finetune BASE TEXT --method lora")
+        raise CheckpointError(
+            f"{run} has no adapter of our own Transformer: finetune BASE TEXT --method lora makes one"
+        )
     adapter, values = config.adapter, lora.tensors(network)
     texts = [[*model.generation.start, *model.tokenizer.encode(text)] for text in prompts_of(model, run)]
     prompts = [ids[: network.config.window] for ids in texts]
@@ -82,6 +88,106 @@ def export_peft(run: Path, out: Path) -> Parity:
 
     write_folder(out, write)
     return found[0]
+
+
+def export_gguf(run: Path, out: Path, packing: Packing) -> str:
+    """Write the file `out` for llama.cpp, and compare what that reads in it, where it is installed; what was compared
+    is given back in words.
+
+    Raises:
+        ConfigError: `out` is taken.
+        CheckpointError: the run cannot be held there, or what was written differs; then there is no `out`.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists: give another file")
+    model = as_writer(load(run, device="cpu"), run)
+    network = model.model
+    if not isinstance(network, TransformerLM):
+        raise CheckpointError(f"{run} is a {model.config.model.family}, and GGUF is for Transformers of Llama's shape")
+    prompts = [(text, model.tokenizer.encode(text)) for text in prompts_of(model, run)]
+    found: list[str] = []
+
+    def write(path: Path) -> None:
+        write_gguf(path, network, model.tokenizer, _habits(model, run), packing)
+        found.append(check_gguf(path, network, prompts, packing))
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_file(out, write)
+    return found[0]
+
+
+def export_onnx(run: Path, out: Path) -> Parity:
+    """Write `out`, a folder with one step of a recurrent model as ONNX, its tokenizer, and a page that shows how to
+    write with it; and prove by onnxruntime that it is the same.
+
+    Raises:
+        ConfigError: `out` is taken.
+        CheckpointError: the run is no recurrent model, or what was written differs; then there is no `out`.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists: give another folder")
+    model = as_writer(load(run, device="cpu"), run)
+    network, tokenizer = model.model, model.tokenizer
+    if not isinstance(network, RecurrentLM):
+        raise CheckpointError(
+            f"{run} is a {model.config.model.family}; --to onnx holds the step of rnn, gru and lstm: --to huggingface"
+        )
+    if is_segmenter(tokenizer.kind):
+        raise CheckpointError(f"no tokenizer.json holds {tokenizer.kind}, which finds words by a library of its own")
+    texts = [[*model.generation.start, *tokenizer.encode(text)] for text in prompts_of(model, run)]
+    found: list[Parity] = []
+
+    def write(folder: Path) -> None:
+        write_step(folder / "model.onnx", network)
+        tokens, difference = check_step(folder / "model.onnx", network, texts, NEW)
+        found.append(Parity(len(texts), tokens, difference))
+        tokenizer.save(folder / "tokenizer.json")
+        generation = model.generation
+        habits = {"start": generation.start, "end": generation.end, "unseen": generation.unseen}
+        write_json(folder / "generation.json", habits)
+        (folder / "README.md").write_text(step_page(network, out.name, found[0]), encoding="utf-8")
+
+    write_folder(out, write)
+    return found[0]
+
+
+def step_page(model: RecurrentLM, name: str, parity: Parity) -> str:
+    """README.md beside a step in ONNX: the program in it writes a text."""
+    leaves = leaf_names(model)
+    shape = f"(1, {model.config.layers}, {model.config.width})"
+    after = ", ".join(f"state[{leaf!r}]" for leaf in leaves)
+    return f"""# {name}
+
+One step of a recurrent model: `token` and {" and ".join(f"`{leaf}`" for leaf in leaves)} in, `logits` and what is
+remembered after it out. {parity.texts} texts, {parity.tokens:,} tokens read and written greedily: onnxruntime's logits
+are within {parity.difference:.1g} of the original's.
+
+```python
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+step = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+tokenizer = Tokenizer.from_file("tokenizer.json")
+habits = json.load(open("generation.json"))
+state = {{name: np.zeros({shape}, np.float32) for name in {leaves!r}}}
+prompt = habits["start"] + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids
+written = []
+for place in range(len(prompt) + int(sys.argv[2]) - 1):
+    token = prompt[place] if place < len(prompt) else written[-1]
+    logits, {after} = step.run(None, {{"token": np.array([token]), **state}})
+    if place >= len(prompt) - 1:
+        logits[:, habits["unseen"]] = -np.inf
+        written.append(int(logits[0].argmax()))
+        if written[-1] == habits["end"]:
+            break
+print(json.dumps(written))
+print(sys.argv[1] + tokenizer.decode(written))
+```
+"""
 
 
 def _origin(config: TextRun | ImportedRun) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +280,24 @@ def test_an_adapter_goes_out_and_in(run: Run, imported: Path, text: Path, tmp_pa
 def theirs_less(adapter: Path) -> Path:
     (adapter / "adapter_model.safetensors").unlink()
     return adapter
+
+
+def test_a_recurrent_model_steps_elsewhere(run: Run, trained: dict[str, Path], tmp_path: Path) -> None:
+    """The program on the page that is written beside the model writes the same greedy text."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "out"
+    result = run("export", trained["lstm"], out, "--to", "onnx")
+    assert result.code == 0, result.err
+    program = (out / "README.md").read_text().split("```python")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "The fox", "30"], cwd=out, capture_output=True, text=True, check=True
+    )
+    words = ("--strategy", "greedy", "--max-new-tokens", "30", "--json", "--prompt", "The fox")
+    tokens = json.loads(run("generate", trained["lstm"], *words).out)["outputs"][0]["tokens"]
+    assert json.loads(done.stdout.splitlines()[0])[: len(tokens)] == tokens
+    run("export", trained["transformer"], tmp_path / "no", "--to", "onnx").fails("is a transformer", "--to huggingface")
+    run("export", trained["lstm"], tmp_path / "no").fails("is a lstm", "--to onnx")
+    run("export", trained["lstm"], tmp_path / "no", "--to", "gguf").fails("is a lstm")
+    run("export", trained["lstm"], tmp_path / "no", "--packing", "f16").fails("--to gguf")
+    assert not (tmp_path / "no").exists()

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from textwright.errors import CheckpointError
+from textwright.exporting import export_gguf
 from textwright.importing import import_model
 from textwright.interop.formats import native
 from textwright.interop.gguf_file import TENSORS, read_gguf
+from textwright.interop.gguf_out import Packing
 from textwright.opening import load_writer
 from textwright.text.tokenizers import TokenizerConfig, train
 
@@ -130,6 +132,41 @@ def test_texts_come_back(pre: str, tmp_path: Path) -> None:
     assert written.tokens
     digits = [len(model.tokenizer.pieces[id]) for id in model.tokenizer.encode("777")]
     assert digits == [1, 1, 1] or pre in ("gpt-2", "llama-bpe")
+
+
+@pytest.mark.parametrize("packing", ["f32", "q8_0"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_what_goes_out_comes_in(kind: str, packing: Packing, tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", kind, "smollm")
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    told = export_gguf(tmp_path / "run", tmp_path / "out.gguf", packing)
+    assert "read back" in told and "llama.cpp" in told
+    assert packing != "f32" or "at 100% of" in told
+    import_model(str(tmp_path / "out.gguf"), tmp_path / "again")
+    for file in ("tokenizer.json", "generation.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+    first, second = (load_writer(tmp_path / name) for name in ("run", "again"))
+    assert first.config.model == second.config.model
+    for (name, mine), theirs in zip(first.model.named_parameters(), second.model.parameters(), strict=True):
+        if packing == "f32" or mine.ndim < 2:
+            assert torch.equal(mine, theirs), name
+        else:
+            torch.testing.assert_close(mine, theirs, atol=float(mine.detach().abs().max()) / 100, rtol=0)
+
+
+@pytest.fixture
+def trained_bpe(tmp_path: Path) -> Path:
+    """A Llama with a tokenizer of our own."""
+    write(tmp_path / "model.gguf", "llama")
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    train(TokenizerConfig(kind="bpe", vocabulary=290), lambda: iter([TEXT])).save(tmp_path / "run" / "tokenizer.json")
+    return tmp_path / "run"
+
+
+def test_what_llama_cpp_has_no_place_for(trained_bpe: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no rule that cuts texts"):
+        export_gguf(trained_bpe, tmp_path / "out.gguf", "f32")
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_what_is_no_such_file(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class GGUF(Folder):
                 f"{self.path} has a tokenizer of kind {kind}, {split}; expected gpt2 with one of {', '.join(SPLITS)}: "
                 "import the folder that the file was made from"
             )
-        return Tokenizer(_bytewise(self.facts, split))
+        return Tokenizer(bytewise(self.facts, split))
 
 
 def read_gguf(path: Path) -> GGUF:
@@ -163,7 +163,7 @@ def _name(name: str) -> str:
     return f"model.layers.{block[1]}.{TENSORS[stem]}.{kind}" if block else f"{TENSORS[stem]}.{kind}"
 
 
-def _bytewise(facts: Mapping[str, Any], split: str) -> Library:
+def bytewise(facts: Mapping[str, Any], split: str) -> Library:
     """The tokenizer of the library that the facts describe."""
     tokens = facts["tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in facts["merges"]]
