@@ -30,12 +30,13 @@ import torch
 
 HERE = Path(__file__).parent
 COLUMNS = ((1, 1), (8, 1), (32, 1), (1, 4))  # rows and beams
-SHAPES = ("gpt2-124m", "char-10m", "lstm", "encdec-60m")
+SHAPES = ("gpt2-124m", "char-10m", "smollm2-135m", "lstm", "encdec-60m")
 OURS = ("float32", "bfloat16", "int8", "int4")
 WHOLE = ("float32", "bfloat16")
 PEERS = {
     "gpt2-124m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8"), "llama": ("Q8_0", "Q4_0")},
     "char-10m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8"), "llama": ("Q8_0", "Q4_0")},
+    "smollm2-135m": {"hugging_face": WHOLE, "llama": ("Q8_0", "Q4_0")},
     "lstm": {"plain_lstm": WHOLE},
     "encdec-60m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8")},
 }

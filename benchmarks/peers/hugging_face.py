@@ -4,7 +4,7 @@ import sys
 
 import torch
 from shapes import NEW, SHAPES, prompts, serve
-from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MarianConfig, MarianMTModel
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -22,6 +22,13 @@ def build(name: str) -> torch.nn.Module:
             max_position_embeddings=128, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None,
         )  # fmt: skip
         return MarianMTModel(config).eval()
+    if shape.kv_heads:
+        config = LlamaConfig(
+            vocab_size=shape.vocab, hidden_size=shape.width, num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, intermediate_size=shape.inner,
+            tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).eval()
     config = GPT2Config(
         vocab_size=shape.vocab, n_layer=shape.layers, n_head=shape.heads, n_embd=shape.width, n_positions=128,
         bos_token_id=1, eos_token_id=2,

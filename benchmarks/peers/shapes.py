@@ -18,12 +18,14 @@ class Shape:
     layers: int
     heads: int = 1
     inner: int = 0
+    kv_heads: int = 0  # 0: a GPT-2; otherwise a Llama
     top_k: int = 0  # 0: greedy
 
 
 SHAPES = {
     "gpt2-124m": Shape(50_257, 768, 12, 12, 3072),
     "char-10m": Shape(65, 384, 6, 6, 1536, top_k=20),
+    "smollm2-135m": Shape(49_152, 576, 30, 9, 1536, kv_heads=3),
     "lstm": Shape(10_000, 650, 2),
     "encdec-60m": Shape(32_000, 512, 6, 8, 2048),
 }

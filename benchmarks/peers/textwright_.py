@@ -21,6 +21,10 @@ def build() -> LanguageModel:
     if name.startswith("encdec"):
         positions = {"positions": "sinusoidal", "feed_forward": "relu", "window": 128, "source_window": 128}
         return EncoderDecoderConfig.parse({**blocks, "inner": shape.inner, **positions}).build()
+    if shape.kv_heads:
+        kind = {"norm": "rmsnorm", "feed_forward": "swiglu", "positions": "rotary", "bias": False, "window": 8192}
+        blocks |= {"kv_heads": shape.kv_heads, "inner": shape.inner, "tied": True}
+        return TransformerConfig.parse({**blocks, **kind}).build()
     return TransformerConfig.parse({**blocks, "window": 128, "positions": "learned"}).build()
 
 

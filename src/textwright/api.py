@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from textwright import plan
 from textwright.config import override
@@ -14,7 +14,8 @@ from textwright.fit import Audience, default_folder, fit
 from textwright.models import PretrainedConfig, TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
 from textwright.pair_model import PairModel
-from textwright.run import PairRun, merge, read_run
+from textwright.run import WithSource, merge, read_run
+from textwright.text.examples import holds_examples
 from textwright.text.pairs import PairSource
 from textwright.writer import TextModel
 
@@ -29,6 +30,8 @@ METHODS: dict[str, dict[str, Any] | None] = {  # of fine-tuning: what learns, se
     "rslora": {"stabilised": True},
     "dora": {"magnitude": True},
 }
+Learn = Literal["auto", "text", "answers"]
+WHOLE = 512  # tokens of an example
 CONTEXT = 256  # tokens that fine-tuning reads at once
 
 
@@ -78,6 +81,8 @@ def finetune(
     source: str | Path,
     *,
     method: str = "full",
+    learn: Learn = "auto",
+    fields: tuple[str, str] | None = None,
     valid: str | Path | None = None,
     test: str | Path | None = None,
     minutes: float | None = None,
@@ -93,10 +98,13 @@ def finetune(
     Args:
         base: a run that was trained on a text or imported.
         method: "full" for all weights, "lora", "rslora" or "dora" for an adapter.
+        learn: "text": every token carries loss; "answers": `source` holds prompts with answers or conversations, and
+            only what the model should say does; "auto": what the source looks like.
+        fields: the columns of prompt and answer, where they have other names than usual.
 
     The other arguments, and what is raised, are those of `train`."""
     own = None if valid is None else str(valid), None if test is None else str(test)
-    request = asked_on(Path(base), str(source), method, own[0], own[1], minutes, steps, epochs, seed)
+    request = asked_on(Path(base), str(source), method, learn, fields, own[0], own[1], minutes, steps, epochs, seed)
     request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(str(source), Path(base).name)
     outcome = fit(request, folder, audience or Audience())
@@ -109,6 +117,8 @@ def asked_on(
     base: Path,
     source: str,
     method: str,
+    learn: Learn,
+    fields: tuple[str, str] | None,
     valid: str | None,
     test: str | None,
     minutes: float | None,
@@ -122,8 +132,13 @@ def asked_on(
     if method not in METHODS:
         raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)}")
     config, adapter = read_run(base), METHODS[method]
-    if isinstance(config, PairRun):
+    if isinstance(config, WithSource):
         raise ConfigError(f"{base} was trained to {config.task}: fine-tuning takes runs that go on writing a text")
+    if fields is not None and learn == "text":
+        raise ConfigError(
+            "fields name the columns of prompt and answer, and every token of a text is learned: leave out one"
+        )
+    answers = learn == "answers" or (learn == "auto" and (fields is not None or holds_examples(source)))
     tokenizer = str(base / "tokenizer.json")
     request = asked(source, config.model.family, tokenizer, valid, test, minutes, steps, epochs, seed)
     rate = RATE if adapter is None else ADAPTER_RATE
@@ -132,7 +147,10 @@ def asked_on(
     if isinstance(config.model, TransformerConfig | PretrainedConfig):
         if config.model.window is None:
             raise ConfigError(f"{base} is a recurrent model of the transformers library: it writes and is not trained")
-        training["context"] = min(config.model.window, CONTEXT)
+        training["context"] = min(config.model.window, WHOLE if answers else CONTEXT)
+    elif answers:
+        training |= {"softmax_samples": 0, "context": WHOLE}
+        model["weight_drop"] = 0.0 if adapter is not None else model["weight_drop"]
     elif adapter is None:
         training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0
     else:
@@ -141,6 +159,8 @@ def asked_on(
     known: dict[str, Any] = {"base": str(base), "model": model, "training": training, "named": config.named}
     if adapter is not None:
         known["adapter"] = adapter
+    if answers:
+        known["examples"] = {"longest": training["context"], **({} if fields is None else {"fields": list(fields)})}
     return override(merge(request, known), assignments)
 
 

@@ -9,13 +9,17 @@ from textwright.adapting import lora
 from textwright.errors import CheckpointError, ConfigError
 from textwright.interop.gguf_out import Packing, check_gguf, write_gguf
 from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
+from textwright.interop.huggingface_pairs import Example, PairHabits, check_pairs, write_pairs
 from textwright.interop.onnx_step import check_step, leaf_names, write_step
 from textwright.interop.peft import check_peft, write_peft
+from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.pretrained import PretrainedLM
 from textwright.models.rnn import RecurrentLM
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
-from textwright.run import ImportedRun, PairRun, TextRun, read_run, read_template
+from textwright.pair_model import PairModel
+from textwright.run import Imported, ImportedRun, PairRun, TextRun, WithSource, read_run, read_template
+from textwright.text.bitext import one_line, raw_pairs
 from textwright.text.corpus import open_prepared
 from textwright.text.segmenters import is_segmenter
 from textwright.training.checkpoint import load_weights, write_file, write_folder, write_json
@@ -25,6 +29,14 @@ from textwright.writer import TextModel
 PROMPTS = ("The first thing she saw was", "文章千古事", "1 + 1 =")
 PROMPT = 200  # characters of the validation text that one prompt has
 NEW = 64  # tokens written after each
+USE = """from transformers import pipeline
+pipe = pipeline("text-generation", "{name}")
+print(pipe("The")[0]["generated_text"])"""
+PAIR_USE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+written = model.generate(**tokenizer(["A text."], return_tensors="pt", padding=True))
+print(tokenizer.batch_decode(written, skip_special_tokens=True))"""
+APART_USE = PAIR_USE.replace("print(tokenizer", 'print(AutoTokenizer.from_pretrained("{name}", subfolder="target")')
 NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "typical_p")
 
 
@@ -37,7 +49,9 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
-    model = as_writer(load(run, device="cpu"), run)
+    model = load(run, device="cpu")
+    if isinstance(model, PairModel):
+        return _export_pairs(model, run, out, licence)
     if not isinstance(model.model, TransformerLM | PretrainedLM):
         raise CheckpointError(
             f"{run} is a {model.config.model.family}, for which transformers has no class: --to onnx holds its step"
@@ -49,11 +63,52 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
     def write(folder: Path) -> None:
         write_huggingface(folder, network, model.tokenizer, habits)
         found.append(check_huggingface(folder, network, model.tokenizer, habits, prompts, NEW))
-        card = model_card(model, run, out.name, found[0], licence)
+        card = model_card(model, run, out.name, found[0], licence, USE)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     write_folder(out, write)
     return found[0]
+
+
+def _export_pairs(model: PairModel, run: Path, out: Path, licence: str | None) -> Parity:
+    network, generation = model.model, model.generation
+    if not isinstance(network, TransformerEncoderDecoder):
+        raise CheckpointError(f"{run} is a recurrent encoder-decoder, for which transformers has no class")
+    beams = generation.beams, generation.length_penalty
+    habits = PairHabits(generation.start, generation.end, generation.unseen, *beams)
+    tokenizers = model.source_tokenizer, model.tokenizer
+    examples = _examples(model, run)
+    found: list[Parity] = []
+
+    def write(folder: Path) -> None:
+        write_pairs(folder, network, tokenizers, habits)
+        found.append(check_pairs(folder, network, habits, examples))
+        same = tokenizers[0].same(tokenizers[1])
+        card = model_card(model, run, out.name, found[0], licence, PAIR_USE if same else APART_USE)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    write_folder(out, write)
+    return found[0]
+
+
+def _examples(model: PairModel, run: Path) -> list[Example]:
+    """Real sources of the run's validation pairs, or a few of ours, and what is written for them."""
+    pairs = raw_pairs(run / "data" / "valid") if (run / "data").is_dir() else []
+    sources = list(dict.fromkeys(pair.source for pair in pairs if pair.source.strip()))
+    if sources:
+        model = model.bare()  # these have their prefix
+    texts = sources[:: max(1, len(sources) // 8)][:8] or [
+        text for text in PROMPTS if not model.source_tokenizer.unseen(text)
+    ]
+    room = min(NEW, (model.model.window or NEW) - len(model.generation.start))
+    examples = []
+    for text in texts:
+        read = one_line(model.framed(text), model.source_tokenizer)
+        if model.config.cut is not None and len(model.source_tokenizer.encode(read)) > model.config.cut:
+            continue  # only its beginning would be read
+        (written,) = model.write([text], strategy="greedy", max_new_tokens=room)[0]
+        examples.append(Example(read, tuple(model.source_ids(text)), written.tokens))
+    return examples
 
 
 def export_peft(run: Path, out: Path) -> Parity:
@@ -194,7 +249,7 @@ def _origin(config: TextRun | ImportedRun) -> str:
     """Where the model came from that an adapter is for."""
     if isinstance(config, TextRun) and config.base is not None and (Path(config.base) / "config.json").exists():
         base = read_run(Path(config.base))
-        return config.base if isinstance(base, PairRun) else _origin(base)
+        return config.base if isinstance(base, WithSource) else _origin(base)
     return config.origin if isinstance(config, ImportedRun) else ""
 
 
@@ -216,17 +271,22 @@ def prompts_of(model: TextModel, run: Path) -> tuple[str, ...]:
     return tuple(text for text in PROMPTS if not model.tokenizer.unseen(text))
 
 
-def model_card(model: TextModel, run: Path, name: str, parity: Parity, licence: str | None) -> str:
-    """README.md: what a stranger must know."""
+def model_card(
+    model: TextModel | PairModel, run: Path, name: str, parity: Parity, licence: str | None, use: str
+) -> str:
+    """README.md: what a stranger must know.
+
+    Args:
+        use: a program, with the place of the model's name.
+    """
     config = model.config
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [textwright]"]
+    tag = "text2text-generation" if isinstance(model, PairModel) else "text-generation"
+    front = ["---", "library_name: transformers", f"pipeline_tag: {tag}", "tags: [textwright]"]
     front += [f"license: {licence}"] if licence else []
     lines = [*front, "---", f"# {name}", ""]
     lines += [f"{model.model.count_parameters():,} parameters, written by Textwright.", "", "## Use", "", "```python"]
     lines += [
-        "from transformers import pipeline",
-        f'pipe = pipeline("text-generation", "{name}")',
-        'print(pipe("The")[0]["generated_text"])',
+        use.format(name=name),
         "```",
         "",
         "## Data and results",
@@ -246,10 +306,13 @@ def model_card(model: TextModel, run: Path, name: str, parity: Parity, licence: 
     return "\n".join(lines)
 
 
-def _history(config: TextRun | ImportedRun, run: Path) -> list[str]:
-    if isinstance(config, ImportedRun):
+def _history(config: TextRun | ImportedRun | WithSource, run: Path) -> list[str]:
+    if isinstance(config, Imported):
         return [f"Imported from {Path(config.origin).name} ({config.kind})."]
-    lines = [f"Trained on {Path(config.source.path).name}, budget {config.training.budget}."]
+    data = config.pairs[0].path if isinstance(config, PairRun) else config.source.path
+    lines = [f"Trained on {Path(data).name}, budget {config.training.budget}."]
+    if isinstance(config, PairRun) and (prefixes := sorted({pairs.prefix for pairs in config.pairs} - {""})):
+        lines.append(f"Every source begins with one of: {', '.join(prefixes)}")
     save = newest(run / "training")
     looks = [] if save is None else [look for look in read_progress(save).evaluations if look.best]
     if looks:

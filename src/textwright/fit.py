@@ -12,6 +12,7 @@ from typing import Any
 from textwright.adapting.lora import tensors
 from textwright.config import override
 from textwright.errors import ConfigError, TrainingError, nearest
+from textwright.example_job import ExampleJob
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
 from textwright.pair_job import PairJob
@@ -119,12 +120,14 @@ def job_of(asked: Mapping[str, Any]) -> type[Job]:
     task = asked.get("task", "write")
     if task not in TASKS:
         raise ConfigError(f"there is no task {task!r}.{nearest(str(task), TASKS)}")
-    return TextJob if task == "write" else PairJob
+    return PairJob if task != "write" else TextJob if asked.get("examples") is None else ExampleJob
 
 
 def open_job(config: TextRun | PairRun, out: Path) -> Job:
     """The job of a run whose data was prepared."""
-    return TextJob(config, out) if isinstance(config, TextRun) else PairJob(config, out)
+    if isinstance(config, PairRun):
+        return PairJob(config, out)
+    return TextJob(config, out) if config.examples is None else ExampleJob(config, out)
 
 
 def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: parallel.World) -> None:
@@ -160,7 +163,7 @@ def _foreign(out: Path) -> None:
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
-    known = {*corpora, "tokenizer.json", "source_tokenizer.json", "facts.json", "request.json"}
+    known = {*corpora, "tokenizer.json", "source_tokenizer.json", "facts.json", "examples.json", "request.json"}
     strange += [path for path in data if path.name not in known]
     if [path for path in strange if not path.name.endswith(".tmp")]:
         raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")

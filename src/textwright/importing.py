@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -16,6 +16,7 @@ from textwright.interop.folder import Folder, find, read_folder
 from textwright.interop.formats import FORMATS, native
 from textwright.interop.gguf_file import read_gguf
 from textwright.interop.memory import check_room, need
+from textwright.interop.pair_formats import PAIR_FORMATS, native_pairs
 from textwright.interop.peft import read_peft
 from textwright.models import LanguageModel, TransformerConfig
 from textwright.models.transformer import TransformerLM
@@ -23,8 +24,11 @@ from textwright.run import (
     ADAPTER,
     GenerationConfig,
     ImportedManifest,
+    ImportedPairs,
     ImportedRun,
-    PairRun,
+    PairGeneration,
+    Task,
+    WithSource,
     begin_from,
     load_model,
     read_generation,
@@ -43,7 +47,7 @@ Way = Literal["auto", "native", "transformers"]
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def import_model(place: str, out: Path, way: Way = "auto") -> LanguageModel:
+def import_model(place: str, out: Path, way: Way = "auto", task: Task | None = None, prefix: str = "") -> LanguageModel:
     """A folder in the layout of the Hugging Face hub, a name there, or a GGUF file becomes the run `out`.
 
     Everything is read and checked before anything is written.
@@ -51,15 +55,21 @@ def import_model(place: str, out: Path, way: Way = "auto") -> LanguageModel:
     Args:
         way: "native" for our own Transformer, "transformers" for the library's model behind our contract, "auto" for
             the first if it can be.
+        task: of a model with a source: what it does.
+        prefix: of a model with a source: what is put in front of every one.
 
     Raises:
-        ConfigError: the place does not exist or cannot be reached, or `out` is taken.
+        ConfigError: the place does not exist or cannot be reached, `out` is taken, or a task is missing or too many.
         CheckpointError: it holds no model that ours can be; the reason is named.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: give another --out")
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
+    if folder.kind in PAIR_FORMATS:
+        return _import_pairs(place, folder, out, task, prefix)
+    if task is not None or prefix:
+        raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task and --prefix")
     tokenizer = read_tokenizer(folder)
     model: LanguageModel
     if way == "native" or (way == "auto" and folder.kind in FORMATS) or not path.is_dir():
@@ -79,6 +89,27 @@ def import_model(place: str, out: Path, way: Way = "auto") -> LanguageModel:
     write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
     if folder.template is not None:
         write_template(out, folder.template)
+    write_manifest(out, ImportedManifest(config=config))
+    return model
+
+
+def _import_pairs(place: str, folder: Folder, out: Path, task: Task | None, prefix: str) -> LanguageModel:
+    if task is None:
+        raise ConfigError(
+            f"{place} is a {folder.kind}, which writes with a source: say what it does with --task "
+            f"{', '.join(get_args(Task))}"
+        )
+    tokenizer = read_tokenizer(folder)
+    model = native_pairs(folder)
+    generation = pair_generation_of(folder, tokenizer, model.config.vocab)
+    pairs = [{"path": place, "prefix": prefix}]
+    given = {"task": task, "origin": place, "kind": folder.kind, "pairs": pairs, "model": model.config.dump()}
+    config = ImportedPairs.parse(given)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer", "source_tokenizer"):
+        tokenizer.save(out / f"{name}.json")
+    write_generation(out, generation)
+    write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
     write_manifest(out, ImportedManifest(config=config))
     return model
 
@@ -113,7 +144,7 @@ def import_adapter(place: Path, base: Path, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: give another --out")
     config = read_run(base)
-    if isinstance(config, PairRun) or not isinstance(config.model, TransformerConfig):
+    if isinstance(config, WithSource) or not isinstance(config.model, TransformerConfig):
         raise ConfigError(f"{base} is no Transformer that goes on writing a text, and adapters of peft are for these")
     model = load_model(base, config, torch.device("cpu"))
     assert isinstance(model, TransformerLM)
@@ -152,13 +183,43 @@ def generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> Gene
     """
     first, last = (_id(folder, tokenizer, name) for name in ("bos", "eos"))
     between = tokenizer.end if tokenizer.bytewise or first is None else first
-    unused = set(range(vocabulary)) - set(tokenizer.entries.values())
+    unused = _unseen(folder, tokenizer, vocabulary)
     return GenerationConfig(
         start=tokenizer.prefix or (between,),
         end=tokenizer.end if last is None else last,
         unseen=tuple(sorted(unused)),
         sampling=_sampling(folder.generation),
     )
+
+
+def pair_generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> PairGeneration:
+    """Where texts with a source begin and end there, and how they are searched for.
+
+    Raises:
+        CheckpointError: nothing says which token starts the decoder, or which one ends a text.
+    """
+    said = {**folder.config, **folder.generation}
+    end, start = _id(folder, tokenizer, "eos"), said.get("decoder_start_token_id")
+    if end is None or not isinstance(start, int):
+        raise CheckpointError(f"{folder.path} does not say with which tokens texts begin and end")
+    forced = said.get("forced_bos_token_id")
+    padding = {said["pad_token_id"]} - {end} if isinstance(said.get("pad_token_id"), int) else set()
+    unused = _unseen(folder, tokenizer, vocabulary)
+    usual = PairGeneration(start=(), end=end)
+    return PairGeneration(
+        start=(start,) if forced is None else (start, int(forced)),
+        end=end,
+        unseen=tuple(sorted(unused | padding)),
+        beams=said.get("num_beams") or usual.beams,
+        length_penalty=said.get("length_penalty") or usual.length_penalty,
+    )
+
+
+def _unseen(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> set[int]:
+    """Ids that are never written: those without an entry, and those that are suppressed there."""
+    suppressed = folder.generation.get("suppress_tokens") or ()
+    spare = set(range(vocabulary)) - set(tokenizer.entries.values())
+    return spare | {id for id in suppressed if isinstance(id, int) and 0 <= id < vocabulary}
 
 
 def _id(folder: Folder, tokenizer: Tokenizer, name: str) -> int | None:

@@ -8,10 +8,11 @@ from textwright.errors import ConfigError
 from textwright.pair_model import PairModel
 from textwright.run import (
     GenerationConfig,
+    Imported,
     ImportedRun,
     PairGeneration,
-    PairRun,
     TextRun,
+    WithSource,
     load_model,
     load_tokenizer,
     read_generation,
@@ -38,20 +39,21 @@ def load(path: str | Path, device: str = "auto", *, apart: bool = False) -> Text
     hardware.keep_memory()
     folder = Path(path)
     config = read_run(folder)
-    tokenizer = load_tokenizer(folder, config.model.vocab, spare=not isinstance(config, PairRun) and has_base(config))
-    if not isinstance(config, PairRun):
+    tokenizer = load_tokenizer(folder, config.model.vocab, spare=has_base(config))
+    if not isinstance(config, WithSource):
         model = load_model(folder, config, pick_device(device), apart=apart)
         return TextModel(
             model, tokenizer, read_generation(folder, GenerationConfig), config, template=_template(folder, config)
         )
-    source_tokenizer = load_tokenizer(folder, config.model.source_vocab or config.model.vocab, "source_tokenizer")
+    vocabulary = config.model.source_vocab or config.model.vocab
+    source_tokenizer = load_tokenizer(folder, vocabulary, "source_tokenizer", spare=has_base(config))
     model = load_model(folder, config, pick_device(device))
     return PairModel(model, source_tokenizer, tokenizer, read_generation(folder, PairGeneration), config)
 
 
-def has_base(config: TextRun | ImportedRun) -> bool:
+def has_base(config: TextRun | ImportedRun | WithSource) -> bool:
     """The weights came from elsewhere: there may be more ids than the tokenizer has."""
-    return isinstance(config, ImportedRun) or config.base is not None
+    return isinstance(config, Imported) or (isinstance(config, TextRun) and config.base is not None)
 
 
 def _template(folder: Path, config: TextRun | ImportedRun) -> ChatTemplate | None:

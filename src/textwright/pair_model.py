@@ -20,7 +20,7 @@ from textwright.evaluating.risk import least_risk
 from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
 from textwright.presets import preset as chosen
-from textwright.run import PairGeneration, PairRun
+from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.tokenizers import Tokenizer
@@ -89,7 +89,7 @@ class PairModel:
         source_tokenizer: Tokenizer,
         tokenizer: Tokenizer,
         generation: PairGeneration,
-        config: PairRun,
+        config: WithSource,
         network: LanguageModel | None = None,
     ) -> None:
         assert isinstance(model, EncoderDecoder)
@@ -189,10 +189,11 @@ class PairModel:
         return self.write([source], preset=preset, **options)[0][0]
 
     def source_ids(self, source: str) -> list[int]:
-        """The ids a raw source is read as: its prefix, its tokens as far as they are read, and the end."""
+        """The ids a raw source is read as: its tokens, with its prefix, as far as they are read, and the end; in front
+        of them what the tokenizer's own rules put there."""
         framed = self.framed(source)
         ids = self.source_tokenizer.encode(one_line(framed, self.source_tokenizer))
-        return [*cut(ids, self.config), self.source_tokenizer.end]
+        return [*self.source_tokenizer.prefix, *cut(ids, self.config), self.source_tokenizer.end]
 
     def framed(self, source: str) -> str:
         """The source with what the training put in front of every one of them."""
@@ -336,7 +337,8 @@ class PairModel:
             raise ConfigError("this model has no attention: leave out alignments and replace_unknown")
         ids = self.source_ids(source)
         surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
-        names = [*cut(surfaces, self.config), "</s>"][: len(ids)]
+        begin = [""] * len(self.source_tokenizer.prefix)
+        names = [*begin, *cut(surfaces, self.config), "</s>"][: len(ids)]
         aligned = []
         for text, rows in zip(texts, weights, strict=True):
             looked = rows[: len(text.tokens), : len(ids)]
@@ -362,7 +364,7 @@ class PairModel:
         return None if looked is None else looked[:, len(self.generation.start) - 1 :].float()
 
 
-def cut(tokens: list[T], config: PairRun) -> list[T]:
+def cut(tokens: list[T], config: WithSource) -> list[T]:
     """What is read of a source: its first tokens, of a dialogue its last ones."""
     if config.cut is None or len(tokens) <= config.cut:
         return tokens

@@ -29,7 +29,14 @@ from textwright.adapting.lora import LowRankConfig
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
-from textwright.models import LanguageModel, PairModelConfig, PretrainedConfig, TextModelConfig, TransformerConfig
+from textwright.models import (
+    EncoderDecoderConfig,
+    LanguageModel,
+    PairModelConfig,
+    PretrainedConfig,
+    TextModelConfig,
+    TransformerConfig,
+)
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
@@ -63,6 +70,18 @@ class BaseRun(Config):
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
 
 
+class ExamplesConfig(Config):
+    """How rows become examples.
+
+    Attributes:
+        fields: the columns of prompt and answer; None: told by their usual names.
+        longest: tokens that an example may have; longer ones are left out, and told.
+    """
+
+    fields: tuple[str, str] | None = None
+    longest: int = Field(512, gt=1)
+
+
 class TextRun(BaseRun):
     """A model that goes on writing a text.
 
@@ -71,6 +90,7 @@ class TextRun(BaseRun):
         adapter: what learns in the place of the base's weights, or None.
         frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
         named: control tokens that the base's chat template knows by name, as in bos_token.
+        examples: the source holds prompts with answers, or conversations, and only answers carry loss.
     """
 
     task: Literal["write"] = "write"
@@ -78,6 +98,7 @@ class TextRun(BaseRun):
     adapter: LowRankConfig | None = None
     frozen: tuple[str, ...] = ()
     named: dict[str, str] = Field(default_factory=dict)
+    examples: ExamplesConfig | None = None
     source: SourceConfig
     valid: SourceConfig | None = None
     test: SourceConfig | None = None
@@ -90,6 +111,8 @@ class TextRun(BaseRun):
         window = self.model.window if isinstance(self.model, TransformerConfig | PretrainedConfig) else None
         if window is not None and training.context > window:
             raise ValueError(f"training.context {training.context} is larger than model.window {window}")
+        if window is not None and self.examples is not None and self.examples.longest > window:
+            raise ValueError(f"examples.longest {self.examples.longest} is larger than model.window {window}")
         if isinstance(self.model, PretrainedConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         if training.batch_tokens < training.context:
@@ -113,13 +136,16 @@ class TextRun(BaseRun):
         return self
 
     def _check_base(self) -> None:
-        part = "adapter" if self.adapter is not None else "frozen" if self.frozen else ""
+        given = {"adapter": self.adapter is not None, "frozen": self.frozen, "examples": self.examples is not None}
+        part = next((name for name, here in given.items() if here), "")
         if not part:
             return
         if self.base is None:
             raise ValueError(f"{part} is for a model that has learned already: textwright finetune BASE …")
         if self.adapter is not None and self.frozen:
             raise ValueError("with an adapter all weights of the base are frozen: leave out frozen")
+        if self.examples is not None and self.training.varied_context:
+            raise ValueError("examples are read whole: leave out training.varied_context")
         if self.training.softmax_samples:
             raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
         if self.adapter is not None and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
@@ -178,6 +204,27 @@ class ImportedRun(Config):
     named: dict[str, str] = Field(default_factory=dict)
 
 
+class ImportedPairs(Config):
+    """A model that was trained elsewhere and writes a target for a source. The names are those of `PairRun`.
+
+    Attributes:
+        origin: the folder or the name on the hub that it came from.
+        kind: the architecture it is there.
+        pairs: how sources are composed, as if it had been trained on such pairs.
+    """
+
+    task: Task
+    origin: str
+    kind: str
+    pairs: tuple[PairSource, ...] = Field(min_length=1)
+    cut: int | None = Field(None, gt=0)
+    language: str | None = None
+    lowercase: bool = False
+    model: EncoderDecoderConfig
+
+
+Imported = ImportedRun | ImportedPairs
+WithSource = PairRun | ImportedPairs
 RunConfig = Annotated[TextRun | PairRun, Field(discriminator="task")]
 
 
@@ -246,10 +293,10 @@ class ImportedManifest(Config):
 
     format: int = FORMAT
     textwright: str = __version__
-    config: ImportedRun
+    config: Annotated[Imported, Field(discriminator="task")]
 
 
-def read_run(folder: Path) -> TextRun | PairRun | ImportedRun:
+def read_run(folder: Path) -> TextRun | WithSource | ImportedRun:
     """What the run is. The errors of `read_manifest`."""
     return _read(folder).config
 
@@ -284,7 +331,7 @@ def _read(folder: Path) -> Manifest | ImportedManifest:
         )
     if version < 2:  # there was one task only
         data = {**data, "format": FORMAT, "config": {"task": "write", **data["config"]}}
-    imported = isinstance(data.get("config"), dict) and data["config"].get("task") == "imported"
+    imported = isinstance(data.get("config"), dict) and "origin" in data["config"]
     try:
         return (ImportedManifest if imported else Manifest).parse(data, str(path))
     except ConfigError as error:
@@ -332,13 +379,13 @@ def build_model(config: TextRun | PairRun, device: torch.device) -> LanguageMode
 
 
 def load_model(
-    folder: Path, config: TextRun | PairRun | ImportedRun, device: torch.device, *, apart: bool = False
+    folder: Path, config: TextRun | WithSource | ImportedRun, device: torch.device, *, apart: bool = False
 ) -> LanguageModel:
     """The best model of a run, in evaluation mode; an adapter is a part of its weights, or with `apart` beside them."""
     with torch.random.fork_rng(devices=[]):
         model = config.model.build().to(device)
         load_weights(model, folder / "model.safetensors")
-        if not isinstance(config, PairRun) and config.adapter is not None:
+        if not isinstance(config, WithSource) and config.adapter is not None:
             lora.attach(model, config.adapter)
             fill(lora.tensors(model), folder / ADAPTER)
             if not apart:
@@ -351,7 +398,7 @@ def begin_from(base: Path, out: Path) -> None:
     file where that can be, which costs no room; weight files are replaced, never changed."""
     config = read_run(base)
     target, file = out / "model.safetensors", base / "model.safetensors"
-    if not isinstance(config, PairRun) and config.adapter is not None:
+    if not isinstance(config, WithSource) and config.adapter is not None:
         model = load_model(base, config, torch.device("cpu"))
         write_file(target, lambda path: save_tensors(path, weights(model)))
     elif not file.is_file():

@@ -32,7 +32,7 @@ from textwright.config import Config
 from textwright.errors import ConfigError
 from textwright.models.attention import CrossAttention, SelfAttention
 from textwright.models.base import LanguageModel
-from textwright.models.layers import Dropout, SwiGLUFeedForward
+from textwright.models.layers import Dropout, GatedFeedForward
 
 FIRST = "default"  # the name of an adapter that was given none
 RECURRENT = ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_hh_l0_reverse")
@@ -250,7 +250,7 @@ def fused(parent: nn.Module, layer: str, rows: int) -> tuple[int, ...]:
         heads, groups, each = parent.heads, parent.kv_heads, parent.head_width
         return heads * each, groups * each, groups * each
     if (isinstance(parent, CrossAttention) and layer == "kv") or (
-        isinstance(parent, SwiGLUFeedForward) and layer == "gate_up"
+        isinstance(parent, GatedFeedForward) and layer == "gate_up"
     ):
         return rows // 2, rows // 2
     return (rows,)

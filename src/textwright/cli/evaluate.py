@@ -148,6 +148,7 @@ def read_test(
     """The pairs to measure on: files, a table, or what the run was tested on."""
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
+    from textwright.run import ImportedPairs
     from textwright.text.bitext import raw_pairs
     from textwright.text.pairs import PairSource, read_pairs
 
@@ -155,6 +156,10 @@ def read_test(
         raise ConfigError("give --data or --pairs, not both")
     if fields is not None and data is None:
         raise ConfigError("--fields names the columns of a table: give it with --data")
+    if data is None and pairs is None and isinstance(model.config, ImportedPairs):
+        raise ConfigError(
+            f"{run} was imported and has no pairs of its own: give --pairs SOURCES TARGETS, or --data FILE"
+        )
     if data is None and pairs is None:
         return _items(model, raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid"))
     if pairs is not None:

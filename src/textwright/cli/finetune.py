@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,13 @@ def finetune(
     base: Annotated[Path, typer.Argument(help="A run that was trained on a text, or imported.")],
     source: Annotated[str, typer.Argument(help="A file, a folder, a glob, builtin:python-docs, or hf:NAME.")],
     method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora or dora.")] = "full",
+    learn: Annotated[
+        Literal["auto", "text", "answers"],
+        typer.Option(help="What carries loss: all of a text, or in examples and conversations the answers alone."),
+    ] = "auto",
+    fields: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="PROMPT ANSWER", help="Columns of a table with other names.")
+    ] = None,
     valid: Annotated[
         str | None, typer.Option(help="A validation text; otherwise part of the source is held back.")
     ] = None,
@@ -34,7 +41,9 @@ def finetune(
     from textwright.fit import default_folder, fit
     from textwright.interop.memory import check_room
 
-    request = asked_on(base, source, method, valid, test, minutes, steps, epochs, seed, tuple(set_ or ()))
+    request = asked_on(
+        base, source, method, learn, fields, valid, test, minutes, steps, epochs, seed, tuple(set_ or ())
+    )
     expected = expense(request)
     check_room(expected.memory, f"{method} fine-tuning of {base}")
     tell(str(expected))

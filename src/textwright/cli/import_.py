@@ -20,6 +20,11 @@ def import_(
             "--as", help="native: as our own Transformer; transformers: as that library's; auto: ours if it can."
         ),
     ] = "auto",
+    task: Annotated[
+        Literal["translate", "summarize", "answer", "chat", "convert"] | None,
+        typer.Option(help="What a model with a source does (T5, BART, Marian, Pegasus)."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="What such a model wants in front of every source.")] = "",
     base: Annotated[
         Path | None, typer.Option(help="MODEL is an adapter as peft writes it, for the model of this run.")
     ] = None,
@@ -31,10 +36,11 @@ def import_(
 
     out = Path("runs") / Path(model).name if out is None else out
     if base is None:
-        network = import_model(model, out, way)
+        network = import_model(model, out, way, task, prefix)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
-    elif way != "auto":
-        raise ConfigError("an adapter is for the model of its base, however that was imported: leave out --as")
+    elif way != "auto" or task is not None or prefix:
+        raise ConfigError("an adapter is for the model of its base, however that was imported: leave out the rest")
     else:
         import_adapter(Path(model), base, out)
-    tell(f"to write: textwright generate {shlex.quote(str(out))} --prompt TEXT")
+    command, given = ("generate", "--prompt TEXT") if task is None else (task, "TEXT")
+    tell(f"to write: textwright {command} {shlex.quote(str(out))} {given}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -51,15 +51,17 @@ def format_of(folder: Folder) -> Format:
     return FORMATS[folder.kind]
 
 
-def native_config(folder: Folder) -> TransformerConfig:
+C = TypeVar("C")
+
+
+def read_config(folder: Folder, config: Callable[[Mapping[str, Any]], C]) -> C:
     """Our configuration of the model in a folder.
 
     Raises:
-        CheckpointError: another architecture, an option we do not have, or a config.json that lacks something.
+        CheckpointError: an option we do not have, or a config.json that lacks something.
     """
-    form = format_of(folder)
     try:
-        return form.config(folder.config)
+        return config(folder.config)
     except KeyError as error:
         raise CheckpointError(f"{folder.path / 'config.json'} lacks {error}: download the folder again") from None
     except (ValueError, TypeError) as error:
@@ -71,9 +73,10 @@ def native(folder: Folder) -> TransformerLM:
 
     Raises:
         ConfigError: it does not fit into memory.
-        CheckpointError: see `native_config` and `tables.read`.
+        CheckpointError: see `format_of`, `read_config` and `tables.read`.
     """
-    form, config = format_of(folder), native_config(folder)
+    form = format_of(folder)
+    config = read_config(folder, form.config)
     check_room(need(config), f"{folder.path.name}, its weights in float32,")
     model = config.build()
     head = ("lm_head.weight",) if config.tied else ()  # some files repeat the embedding

@@ -14,11 +14,13 @@ from textwright.models import TransformerConfig
 KINDS = ("gpt2",)
 IGNORED = (".attn.bias", ".attn.masked_bias")  # the causal mask, as a buffer
 PREFIX = "transformer."
-ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu"]] = {
+ACTIVATIONS: dict[str, Literal["gelu_tanh", "gelu", "relu", "silu"]] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu": "gelu",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
 }
 
 

@@ -67,14 +67,14 @@ def write_huggingface(folder: Path, model: Ours, tokenizer: Tokenizer, habits: H
     write_weights(folder, model, **ends)
     suppressed = {"suppress_tokens": list(habits.unseen)} if habits.unseen else {}
     drawn = {"do_sample": True, **habits.drawing}
-    _json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
+    write_json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
     _write_tokenizer(folder, tokenizer, habits, model.window)
 
 
 def write_weights(folder: Path, model: Ours, **more: Any) -> None:
     """config.json, with what is given besides, and the weights."""
     config, tensors = foreign(model)
-    _json(folder / "config.json", {**config, **more, "dtype": "float32"})
+    write_json(folder / "config.json", {**config, **more, "dtype": "float32"})
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -96,7 +96,7 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, habits: Habits, window:
         said["eos_token"] = names[habits.end]
     if tokenizer.unknown is not None:
         said["unk_token"] = names[tokenizer.unknown]
-    _json(folder / "tokenizer_config.json", {**said, **habits.named})
+    write_json(folder / "tokenizer_config.json", {**said, **habits.named})
     if habits.template is not None:
         (folder / "chat_template.jinja").write_text(habits.template, encoding="utf-8")
 
@@ -161,5 +161,6 @@ def _greedy(model: Ours, prompt: torch.Tensor, habits: Habits, new: int) -> list
     return written
 
 
-def _json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """A file as people read it."""
     path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

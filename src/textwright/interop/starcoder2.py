@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from textwright.interop.gpt2 import ACTIVATIONS
-from textwright.interop.tables import ZEROS, Part, kinds, refuse, rotary_base
+from textwright.interop.tables import Part, kinds, norm_parts, refuse, rotary_base
 from textwright.models import TransformerConfig
 
 KINDS = ("starcoder2",)
@@ -83,14 +83,14 @@ def table(ours: TransformerConfig) -> list[Part]:
     _, heads, kv_heads, each = ours.shape
     width, inner = ours.width, ours.inner or 4 * ours.width
     parts = [Part("embed.weight", {"model.embed_tokens.weight": ours.vocab})]
-    parts += _norm("norm", "model.norm", ours)
+    parts += norm_parts("norm", "model.norm", width, ours.bias)
     if not ours.tied:
         parts.append(Part("head.weight", {"lm_head.weight": ours.vocab}))
     rows = {"q_proj": heads * each, "k_proj": kv_heads * each, "v_proj": kv_heads * each}
     for layer in range(ours.layers):
         mine, its = f"blocks.{layer}", f"model.layers.{layer}"
-        parts += _norm(f"{mine}.norm1", f"{its}.input_layernorm", ours)
-        parts += _norm(f"{mine}.norm2", f"{its}.post_attention_layernorm", ours)
+        parts += norm_parts(f"{mine}.norm1", f"{its}.input_layernorm", width, ours.bias)
+        parts += norm_parts(f"{mine}.norm2", f"{its}.post_attention_layernorm", width, ours.bias)
         for kind in kinds(ours.bias):
             theirs = {f"{its}.self_attn.{name}.{kind}": count for name, count in rows.items()}
             parts += [
@@ -100,9 +100,3 @@ def table(ours: TransformerConfig) -> list[Part]:
                 Part(f"{mine}.feed_forward.down.{kind}", {f"{its}.mlp.c_proj.{kind}": width}),
             ]
     return parts
-
-
-def _norm(mine: str, its: str, ours: TransformerConfig) -> list[Part]:
-    """Their norms always have a bias."""
-    bias = f"{mine}.bias" if ours.bias else ZEROS
-    return [Part(f"{mine}.weight", {f"{its}.weight": ours.width}), Part(bias, {f"{its}.bias": ours.width})]

@@ -43,6 +43,12 @@ def kinds(bias: bool) -> tuple[str, ...]:
     return ("weight", "bias") if bias else ("weight",)
 
 
+def norm_parts(ours: str, theirs: str, width: int, bias: bool) -> list[Part]:
+    """Of a layer norm; theirs always has a bias."""
+    own = f"{ours}.bias" if bias else ZEROS
+    return [Part(f"{ours}.weight", {f"{theirs}.weight": width}), Part(own, {f"{theirs}.bias": width})]
+
+
 def rotary_base(theirs: Mapping[str, Any], found: dict[str, bool]) -> float:
     """The base of rotary positions in a config.json of any age; ways to stretch them are put among what was found."""
     rotary = dict(theirs.get("rope_parameters") or {}) | dict(theirs.get("rope_scaling") or {})

@@ -23,21 +23,24 @@ from textwright.models.base import BaseConfig
 from textwright.models.layers import (
     Dropout,
     FeedForward,
+    GatedFeedForward,
     LearnedPosition,
     Position,
     RelativePosition,
     RotaryPosition,
     Rotation,
     SinusoidalPosition,
-    SwiGLUFeedForward,
 )
 
-# GELU by its formula, and by the tanh that Hendrycks and Gimpel 2016 approximate it with (as GPT-2 does).
+# GELU by its formula, and by the tanh that Hendrycks and Gimpel 2016 approximate it with (as GPT-2 does); SiLU.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
 }
+# Of what a gate lets through; T5 and Gemma, who have GEGLU, approximate GELU, too.
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": ACTIVATIONS["gelu_tanh"]}
 GROWTH = 16  # slots by which a cache without a stated capacity grows, or a quarter of what it has
 
 
@@ -54,7 +57,7 @@ class BlockConfig(BaseConfig):
     norm_place: Literal["pre", "post"] = "pre"
     positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "rotary"
     rotary_base: float = Field(10000.0, gt=0, description="of rotary positions: larger for longer windows")
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "swiglu"] = "gelu"
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = "gelu"
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     bias: bool = False
     qkv_bias: bool | None = Field(None, description="of queries, keys and values; None: as bias")
@@ -88,8 +91,8 @@ class BlockConfig(BaseConfig):
 
     def make_feed_forward(self) -> nn.Module:
         inner = self.inner or 4 * self.width
-        if self.feed_forward == "swiglu":
-            return SwiGLUFeedForward(self.width, inner, self.bias)
+        if self.feed_forward in GATES:
+            return GatedFeedForward(self.width, inner, self.bias, GATES[self.feed_forward])
         return FeedForward(self.width, inner, self.bias, ACTIVATIONS[self.feed_forward])
 
     def make_position(self, window: int, *, causal: bool) -> Position:

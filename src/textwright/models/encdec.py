@@ -47,6 +47,8 @@ class EncoderDecoderConfig(BlockConfig):
     source_window: int = Field(512, gt=0, description="the most tokens a source may have")
     shared: bool = Field(True, description="one embedding for source and target, where they share a vocabulary")
     scaled: bool = Field(True, description="embeddings are multiplied by the root of the width")
+    embed_norm: bool = Field(False, description="what enters a stack is normalised first, as in BART")
+    head_bias: bool = Field(False, description="logits have a bias, as in Marian")
     copying: bool = Field(False, description="a pointer may copy tokens of the source (needs a shared vocabulary)")
 
     @model_validator(mode="after")
@@ -114,13 +116,15 @@ class TransformerEncoderDecoder(EncoderDecoder):
         self.scale = math.sqrt(config.width) if config.scaled else 1.0
         self.source_position = config.make_position(config.source_window, causal=False)
         self.position = config.make_position(config.window, causal=True)
+        self.source_embed_norm = config.make_norm() if config.embed_norm else nn.Identity()
+        self.embed_norm = config.make_norm() if config.embed_norm else nn.Identity()
         self.dropout = Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers or config.layers))
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         pre = config.norm_place == "pre"
         self.source_norm = config.make_norm() if pre else nn.Identity()
         self.norm = config.make_norm() if pre else nn.Identity()
-        self.head = nn.Linear(config.width, config.vocab, bias=False)
+        self.head = nn.Linear(config.width, config.vocab, bias=config.head_bias)
         self.pointer = nn.Linear(config.width, 1) if config.copying else None
         self._init(config)
 
@@ -153,7 +157,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
         mask = hidden_after(source.lengths, source.values.shape[1])
         bias = self.source_position.bias(positions, source.values.shape[1])
         view = View(self.source_position.rotation(positions), mask if bias is None else mask + bias, causal=False)
-        x = self.dropout(self.source_position.add(self.source_embed(source.values) * self.scale, positions))
+        x = self.source_position.add(self.source_embed(source.values) * self.scale, positions)
+        x = self.dropout(self.source_embed_norm(x))
         for block in self.encoder:
             x = block(x, view)
         x = self.source_norm(x)
@@ -201,7 +206,7 @@ class TransformerEncoderDecoder(EncoderDecoder):
         return positions, View(self.position.rotation(positions), bias, causal=True)
 
     def _enter(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x: Tensor = self.dropout(self.position.add(self.embed(tokens) * self.scale, positions))
+        x: Tensor = self.dropout(self.embed_norm(self.position.add(self.embed(tokens) * self.scale, positions)))
         return x
 
     def _run(self, tokens: Tensor, positions: Tensor, view: View, caches: list[Cache] | None, memory: Memory) -> Hidden:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (R or 1, T, 1, D / 2)
@@ -144,7 +143,8 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """W₂ f(W₁x), (…, W) -> (…, W): f is ReLU (Vaswani et al. 2017, eq. 2) or GELU (Hendrycks and Gimpel 2016)."""
+    """W₂ f(W₁x), (…, W) -> (…, W): f is ReLU (Vaswani et al. 2017, eq. 2), GELU or SiLU
+    (Hendrycks and Gimpel 2016)."""
 
     def __init__(self, width: int, inner: int, bias: bool, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -157,17 +157,19 @@ class FeedForward(nn.Module):
         return y
 
 
-class SwiGLUFeedForward(nn.Module):
-    """W₂(SiLU(W₁x) ⊙ W₃x), (…, W) -> (…, W): Shazeer 2020, "GLU Variants Improve Transformer", eq. 6."""
+class GatedFeedForward(nn.Module):
+    """W₂(f(W₁x) ⊙ W₃x), (…, W) -> (…, W): Shazeer 2020, "GLU Variants Improve Transformer", eq. 6; f is SiLU (SwiGLU)
+    or GELU (GEGLU)."""
 
-    def __init__(self, width: int, inner: int, bias: bool) -> None:
+    def __init__(self, width: int, inner: int, bias: bool, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_up = nn.Linear(width, 2 * inner, bias)
         self.down = nn.Linear(inner, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
-        y: Tensor = self.down(F.silu(gate) * up)
+        y: Tensor = self.down(self.activation(gate) * up)
         return y
 
 

@@ -20,7 +20,7 @@ from textwright.config import Config
 from textwright.noise import below, permuted, uniform
 from textwright.text.corpus import Corpus
 
-IGNORE = -100  # target that carries no loss: padding
+IGNORE = -100  # target that carries no loss: padding, prompts
 RESTARTS = 0.02  # share of a stream's stretches that begin without memory, so that beginnings are learned, too
 HALVED, SPREAD, SHORTEST = 0.05, 5.0, 5  # varied stretches: share of half length, standard deviation and least tokens
 POOL = 64  # batches whose windows are sorted by length together, to pad little
@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         tokens: (rows, time) int64, what the model reads.
-        targets: (rows, time) int64, the token after each; IGNORE after a row's length.
+        targets: (rows, time) int64, the token after each; IGNORE after a row's length, and where no loss is wanted.
         lengths: (rows,) real steps of each row; None: all of them.
         fresh: (rows,) bool, rows that do not go on from the previous batch; None: no row ever does.
         source: (rows, places) int64, what the text is written from, zeros after `source_lengths` (rows,); None where
@@ -53,7 +53,7 @@ class Batch:
     @property
     def count(self) -> int:
         """Number of targets that carry loss."""
-        return self.tokens.numel() if self.lengths is None else int(self.lengths.sum())
+        return int((self.targets != IGNORE).sum())
 
     def rows(self, start: int, stop: int | None, stride: int = 1) -> Batch:
         """Some of the rows; where there is none, one row without a target, so that every process has work."""

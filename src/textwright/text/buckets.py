@@ -1,7 +1,9 @@
-"""From pairs to batches: buckets of similar length under a budget of tokens, the longest batch first."""
+"""From pairs, or other short texts, to batches: buckets of similar length under a budget of tokens, the longest batch
+first."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -27,7 +29,7 @@ class Sides(NamedTuple):
 
     def lengths(self) -> tuple[Tensor, Tensor]:
         """(pairs,) tokens of each source and of each target, the end included."""
-        return _lengths(self.source), _lengths(self.target)
+        return lengths_of(self.source), lengths_of(self.target)
 
 
 class Reader(Protocol):
@@ -49,11 +51,55 @@ class Plain:
         return corpus.tokens[int(self.starts[side][number]) : int(corpus.ends[number])].long()
 
 
-class Buckets:
-    """All pairs in random order, anew every epoch; pairs of similar lengths share a batch.
+class LengthBuckets(ABC):
+    """All items in random order, anew every epoch; items of similar lengths share a batch.
 
-    The very first batch is the one with the longest pairs: what does not fit the memory fails at once, and not after an
+    The very first batch is the one with the longest items: what does not fit the memory fails at once, and not after an
     hour.
+
+    Args:
+        longer: (items,) tokens by which batches are filled.
+        other: (items,) by which items of the same length are sorted.
+        batch_tokens: tokens that a batch has at most, padding included.
+        seed: of the order.
+    """
+
+    def __init__(self, longer: Tensor, other: Tensor, batch_tokens: int, seed: int) -> None:
+        self.longer, self.other, self.batch_tokens, self.seed = longer, other, batch_tokens, seed
+
+    @abstractmethod
+    def gather(self, numbers: Tensor, epoch: int) -> Batch:
+        """The batch of these items."""
+
+    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
+        while True:
+            groups = self._groups(cursor.epoch)
+            for number in range(cursor.batch, len(groups)):
+                cursor = Cursor(epoch=cursor.epoch, batch=number + 1)
+                yield self.gather(groups[number], cursor.epoch), cursor
+            cursor = Cursor(epoch=cursor.epoch + 1)
+
+    def first(self, targets: Tensor, tokens: int | None) -> Iterator[Batch]:
+        """Every item once, or the first ones that hold so many targets (items,): what a loss is measured on."""
+        count = len(targets) if tokens is None else 1 + int((targets.cumsum(0) < tokens).sum())
+        for group in by_length(self.longer[:count], self.batch_tokens):
+            yield self.gather(group, 0)
+
+    def _groups(self, epoch: int) -> list[Tensor]:
+        """Numbers of the items of each batch of an epoch."""
+        order = permuted(torch.arange(len(self.longer)), len(self.longer), self.seed, epoch)
+        # By the longer side, then by the other one, then by chance: sorting is stable, so the last comes first.
+        order = order[self.other[order].argsort(stable=True)]
+        groups = [order[places] for places in by_length(self.longer[order], self.batch_tokens)]
+        shuffled = permuted(torch.arange(len(groups)), len(groups), self.seed, epoch, 1).tolist()
+        if epoch == 0:
+            shuffled.remove(0)
+            shuffled.insert(0, 0)
+        return [groups[place] for place in shuffled]
+
+
+class Buckets(LengthBuckets):
+    """Pairs of similar lengths.
 
     Args:
         sides: the pairs.
@@ -64,38 +110,14 @@ class Buckets:
     """
 
     def __init__(self, sides: Sides, batch_tokens: int, end: int, seed: int, reader: Reader | None = None) -> None:
-        self.sides, self.batch_tokens, self.end, self.seed = sides, batch_tokens, end, seed
-        self.source_lengths, self.target_lengths = sides.lengths()
+        source, target = sides.lengths()
+        super().__init__(torch.maximum(source, target), torch.minimum(source, target), batch_tokens, seed)
+        self.sides, self.end, self.target_lengths = sides, end, target
         self.reader = reader or Plain(sides)
 
-    def batches(self, cursor: Cursor) -> Iterator[tuple[Batch, Cursor]]:
-        while True:
-            groups = self._groups(cursor.epoch)
-            for number in range(cursor.batch, len(groups)):
-                cursor = Cursor(epoch=cursor.epoch, batch=number + 1)
-                yield self.gather(groups[number], cursor.epoch), cursor
-            cursor = Cursor(epoch=cursor.epoch + 1)
-
     def in_order(self, tokens: int | None = None) -> Iterator[Batch]:
-        """Every pair once, or the first pairs that hold so many target tokens: what a loss is measured on."""
-        longer = torch.maximum(self.source_lengths, self.target_lengths)
-        if tokens is not None:
-            longer = longer[: 1 + int((self.target_lengths.cumsum(0) < tokens).sum())]
-        for group in by_length(longer, self.batch_tokens):
-            yield self.gather(group, 0)
-
-    def _groups(self, epoch: int) -> list[Tensor]:
-        """Numbers of the pairs of each batch of an epoch."""
-        order = permuted(torch.arange(self.sides.pairs), self.sides.pairs, self.seed, epoch)
-        longer = torch.maximum(self.source_lengths, self.target_lengths)
-        # By the longer side, then by the other one, then by chance: sorting is stable, so the last comes first.
-        order = order[torch.minimum(self.source_lengths, self.target_lengths)[order].argsort(stable=True)]
-        groups = [order[places] for places in by_length(longer[order], self.batch_tokens)]
-        shuffled = permuted(torch.arange(len(groups)), len(groups), self.seed, epoch, 1).tolist()
-        if epoch == 0:
-            shuffled.remove(0)
-            shuffled.insert(0, 0)
-        return [groups[place] for place in shuffled]
+        """Every pair once, or the first pairs that hold so many target tokens."""
+        return self.first(self.target_lengths, tokens)
 
     def gather(self, numbers: Tensor, epoch: int) -> Batch:
         """The batch of these pairs."""
@@ -115,5 +137,6 @@ class Buckets:
         )
 
 
-def _lengths(corpus: Corpus) -> Tensor:
+def lengths_of(corpus: Corpus) -> Tensor:
+    """(documents,) tokens of each, the end included."""
     return corpus.ends.diff(prepend=torch.zeros(1, dtype=torch.long))

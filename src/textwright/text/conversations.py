@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -62,15 +62,46 @@ class ChatTemplate:
 
     def ids(self, messages: Sequence[Message], tokenizer: Tokenizer, *, reply: bool = True) -> list[int]:
         """What the model reads: control tokens of the template as such, those spelled in messages as plain text."""
-        said = [message["content"] for message in messages]
-        if not any(control in content for control in tokenizer.controls for content in said):
-            return tokenizer.encode_marked(self.text(messages, reply=reply))
-        hidden = [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)]
-        parts = MARKED.split(self.text(hidden, reply=reply))  # template, number, template, number, template
+        shown, encoded = _safely(messages, tokenizer)
+        return encoded(self.text(shown, reply=reply))
+
+    def spans(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[tuple[list[int], bool]]:
+        """The ids of a whole conversation in parts: what a model reads before each reply as it reads it there, and the
+        reply with what ends it, which is marked.
+
+        Raises:
+            DataError: the template refuses the conversation, or spells what was said before a reply otherwise after it.
+        """
+        (shown, encoded), done = _safely(messages, tokenizer), ""
+        spans: list[tuple[list[int], bool]] = []
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, after = self.text(shown[:number]), self.text(shown[: number + 1], reply=False)
+            for text, reply in (before, False), (after, True):
+                if not text.startswith(done):
+                    raise DataError(
+                        "the model's chat template changes earlier words after a reply: give single replies"
+                    )
+                spans.append((encoded(text[len(done) :]), reply))
+                done = text
+        return spans
+
+
+def _safely(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[Sequence[Message], Callable[[str], list[int]]]:
+    """The messages as a template may see them, and how its text becomes ids: where one spells a control token, what was
+    said is a mark there."""
+    said = [message["content"] for message in messages]
+    if not any(control in content for control in tokenizer.controls for content in said):
+        return messages, tokenizer.encode_marked
+
+    def encoded(text: str) -> list[int]:
         ids: list[int] = []
-        for place, part in enumerate(parts):
+        for place, part in enumerate(MARKED.split(text)):  # template, number, template, number, template
             ids += tokenizer.encode(said[int(part)]) if place % 2 else tokenizer.encode_marked(part)
         return ids
+
+    return [{**message, "content": MARK.format(n)} for n, message in enumerate(messages)], encoded
 
 
 def turns_of(turns: Sequence[str], system: str | None = None) -> list[dict[str, str]]:

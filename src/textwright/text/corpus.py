@@ -262,8 +262,8 @@ def open_corpus(folder: Path) -> Corpus:
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; prepare it again") from None
     _, dtype = _storage(facts.vocabulary)
-    tokens = _mapped(folder / "tokens.bin", facts.tokens, dtype)
-    ends = _mapped(folder / "ends.bin", facts.documents, torch.int64)
+    tokens = mapped(folder / "tokens.bin", facts.tokens, dtype)
+    ends = mapped(folder / "ends.bin", facts.documents, torch.int64)
     if facts.documents and int(ends[-1]) != facts.tokens:
         raise CheckpointError(f"{folder} is damaged: its documents do not end where its tokens do; prepare it again")
     return Corpus(tokens, ends, facts)
@@ -284,7 +284,12 @@ def _storage(vocabulary: int) -> tuple[str, torch.dtype]:
     return ("H", torch.uint16) if vocabulary <= 1 << 16 else ("i", torch.int32)
 
 
-def _mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
+def mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
+    """A file as a tensor (length,).
+
+    Raises:
+        CheckpointError: it is missing, or of another size.
+    """
     size = path.stat().st_size if path.is_file() else "no file"
     expected = length * dtype.itemsize
     if length < 0 or size != expected:

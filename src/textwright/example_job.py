@@ -1,0 +1,213 @@
+"""The task of answering as examples do: a text goes on, and only what the model should say carries loss."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from textwright import plan
+from textwright.decoding import Request, generate
+from textwright.errors import ConfigError
+from textwright.job import Job, Measures
+from textwright.models import LanguageModel
+from textwright.reporting import Section, Table, table
+from textwright.run import (
+    ExamplesConfig,
+    GenerationConfig,
+    ImportedRun,
+    PairRun,
+    TextRun,
+    begin_from,
+    read_generation,
+    read_run,
+    read_template,
+    write_generation,
+    write_template,
+)
+from textwright.text.batching import Batches
+from textwright.text.conversations import ChatTemplate
+from textwright.text.corpus import Progress
+from textwright.text.examples import Speller, bare, read_examples, template_for
+from textwright.text.marked import Examples, Marked, MarkedBuckets, held_back, open_examples, prepare_examples
+from textwright.text.sources import SourceConfig, files, fingerprint
+from textwright.text.tokenizers import Tokenizer
+from textwright.training.hardware import Hardware, autocast
+from textwright.training.objective import Objective
+from textwright.training.parallel import World
+from textwright.training.records import Look
+from textwright.writer import TextStream
+
+QUICK = 10_000  # tokens of answers looked at during training; all of them are measured at the end
+SAMPLE = 100  # tokens of a sample
+WIDE = 4096  # tokens of a batch that is only measured
+
+
+class ExampleJob(Job):
+    """Args: config, and the run's folder, where the examples were prepared."""
+
+    requested = ("base", "examples", "source", "valid", "test", "valid_fraction", "test_fraction")
+
+    def __init__(self, config: TextRun, out: Path) -> None:
+        self.config, self.out = config, out
+        self.data, self.marked, self.facts = open_examples(out / "data")
+        self.generation = read_generation(out, GenerationConfig)
+        assert config.examples is not None
+        self.longest = config.examples.longest
+        self.training = MarkedBuckets(self.marked["train"], config.training.batch_tokens, config.training.seed)
+        self.epoch_tokens = int(self.training.targets.sum())
+        self.kinds = f"{config.model.vocab:,} ({self.data.tokenizer.kind})"
+
+    @staticmethod
+    def check(asked: Mapping[str, Any]) -> None:
+        if asked.get("base") is None:
+            raise ConfigError("examples are for a model that has learned already: textwright finetune BASE …")
+        if asked.get("valid") and "valid_fraction" in asked:
+            raise ConfigError("with validation examples of their own nothing is split off: leave out valid_fraction")
+        plan.check(asked)
+
+    @staticmethod
+    def fingerprint(asked: Mapping[str, Any]) -> str:
+        sources = [SourceConfig.parse(asked[key], key) for key in ("source", "valid", "test") if asked.get(key)]
+        for source in sources:
+            files(source)  # a missing one is told now
+        return hashlib.sha256("".join(map(fingerprint, sources)).encode()).hexdigest()
+
+    @staticmethod
+    def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+        examples = ExamplesConfig.parse(asked["examples"], "examples")
+        texts = [_reader(asked, key, examples.fields) for key in ("source", "valid", "test")]
+        valid, test = asked.get("valid_fraction", 0.05), asked.get("test_fraction", 0.05)
+        if not asked.get("valid"):
+            first, second, third = held_back(texts[0], valid, 0.0 if asked.get("test") else test)
+            texts = [first, second, texts[2] if asked.get("test") else third]
+        speller = speller_of(Path(asked["base"]), plain=bare([next(texts[0]())]))
+        prepare_examples((texts[0], texts[1], texts[2]), speller, examples.longest, folder, progress)
+
+    @staticmethod
+    def defaults(asked: Mapping[str, Any], folder: Path, hardware: Hardware, processes: int) -> dict[str, Any]:
+        facts = open_examples(folder)[0].train.facts
+        return plan.defaults(asked, plan.Situation(facts, hardware, processes))
+
+    @staticmethod
+    def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
+        assert isinstance(config, TextRun) and config.base is not None
+        base, facts = Path(config.base), open_examples(data)[2]
+        Tokenizer.load(base / "tokenizer.json").save(out / "tokenizer.json")
+        generation = read_generation(base, GenerationConfig)
+        allowed = tuple(id for id in generation.unseen if id != facts.end)
+        write_generation(out, generation.model_copy(update={"end": facts.end, "unseen": allowed}))
+        if facts.template is not None:
+            write_template(out, facts.template)
+        begin_from(base, out)
+
+    def describe(self) -> str:
+        facts, tokens = self.facts, self.data.train.facts.tokens
+        return (
+            f"examples: {facts.kept:,} to train on ({facts.left_out(self.longest)}), "
+            f"{self.data.valid.facts.documents:,} to validate, {self.data.test.facts.documents:,} to test; {tokens:,} "
+            f"tokens of {self.kinds}, of which {self.epoch_tokens:,} are answers and carry loss\n{self.audit()}"
+        )
+
+    def audit(self) -> str:
+        """The first training example as the model meets it: each token that carries loss stands in []."""
+        batch = self.training.gather(torch.tensor([0]), 0)
+        names = {id: name for name, id in self.data.tokenizer.entries.items()}
+
+        def shown(id: int) -> str:
+            return self.data.tokenizer.decode([id]) or names.get(id, "")
+
+        learned = (batch.targets[0] >= 0).tolist()
+        text = shown(int(batch.tokens[0, 0]))
+        ids = [*batch.tokens[0, 1:].tolist(), int(self.data.train.tokens[self.data.train.ends[0] - 1])]
+        for id, counts in zip(ids, learned, strict=True):
+            text += f"[{shown(id)}]" if counts else shown(id)
+        return f"first example: {text[:600]!r}"
+
+    def sizes(self) -> list[tuple[str, object]]:
+        return [
+            ("vocabulary", self.kinds),
+            ("training examples", self.facts.kept),
+            ("left out", self.facts.left_out(self.longest)),
+            ("training answers, tokens", self.epoch_tokens),
+            ("longest example, tokens", self.facts.longest),
+        ]
+
+    def batches(self, model: LanguageModel, world: World) -> Batches:
+        return self.training
+
+    def validate(self, model: LanguageModel, *, trained: bool) -> Look:
+        return Look(answer_loss(model, self.marked["valid"], QUICK, self.config.training.precision))
+
+    def sample(self, model: LanguageModel) -> str:
+        """The answer to the first validation example."""
+        marked = self.marked["valid"]
+        first = int(marked.marks.nonzero()[0])
+        request = Request(tuple(marked.corpus.tokens[:first].tolist()), self.generation.sampling, 0, SAMPLE)
+        stream = TextStream(self.data.tokenizer, request.prompt, ())
+        events = generate(model, [request], self.generation.end, banned=self.generation.unseen)
+        return "".join(stream.feed(event) for event in events)
+
+    def use(self, out: Path) -> str:
+        folder = shlex.quote(str(out))
+        return f"textwright chat {folder}" if self.facts.template else f"textwright generate {folder} --prompt TEXT"
+
+    def measure(self, model: LanguageModel) -> Measures:
+        losses = {
+            name: answer_loss(model, marked, None, "float32")
+            for name, marked in self.marked.items()
+            if name != "train" and marked.corpus.facts.documents
+        }
+        figures = answer_table(losses)
+        facts: list[tuple[str, object]] = [
+            (f"{name} loss of answers, nats a token", round(loss, 4)) for name, loss in losses.items()
+        ]
+        return Measures(facts, figures, [Section("Answers", [figures, self.audit()])])
+
+
+def speller_of(base: Path, *, plain: bool) -> Speller:
+    """How examples are spelled for the run `base`: by its chat template, or a plain one if it has none; there texts in
+    two parts (`plain`) need none.
+
+    Raises:
+        ConfigError: the base's tokenizer has no token that ends a reply.
+    """
+    config, generation = read_run(base), read_generation(base, GenerationConfig)
+    assert isinstance(config, TextRun | ImportedRun)
+    tokenizer = Tokenizer.load(base / "tokenizer.json")
+    source = read_template(base)
+    if source is not None and generation.end is not None:
+        return Speller(ChatTemplate(source, config.named), tokenizer, (), generation.end)
+    template = None if plain else ChatTemplate(template_for(tokenizer), config.named)
+    return Speller(template, tokenizer, generation.start, tokenizer.end)
+
+
+@torch.no_grad()
+def answer_loss(model: LanguageModel, marked: Marked, tokens: int | None, precision: str) -> float:
+    """Mean loss (nats a token) of what carries loss, or of the first texts that hold so many such tokens."""
+    objective, total, count = Objective(model).eval(), 0.0, 0
+    for batch in MarkedBuckets(marked, WIDE, 0).in_order(tokens):
+        batch = batch.to(model.device)
+        with autocast(model.device, precision):
+            total += float(objective(batch).plain)
+        count += batch.count
+    return total / count
+
+
+def answer_table(losses: Mapping[str, float]) -> Table:
+    """A row for each split."""
+    rows = [(name, round(loss, 4), round(math.exp(loss), 3)) for name, loss in losses.items()]
+    return table(["answers", "loss, nats a token", "perplexity of a token"], rows)
+
+
+def _reader(asked: Mapping[str, Any], key: str, fields: tuple[str, str] | None) -> Examples:
+    if not asked.get(key):
+        return lambda: iter(())
+    source = SourceConfig.parse(asked[key], key)
+    return partial(read_examples, source.path, fields, source.encoding)

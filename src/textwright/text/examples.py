@@ -1,0 +1,172 @@
+"""Examples of what a model should say: prompts with answers, instructions, conversations; and which of their tokens
+carry loss.
+
+A row of .jsonl, .csv, .tsv or .parquet is one example:
+
+    {"prompt": "…", "completion": "…"}                          also question/answer, input/output: see `columns`
+    {"instruction": "…", "input": "…", "output": "…"}           input, and a system, if there is one
+    {"messages": [{"role": "user", "content": "…"}, …]}         also conversations with from/value, or turns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from textwright.errors import ConfigError, DataError
+from textwright.text.columns import COUPLES, couple, read_rows, text
+from textwright.text.conversations import ChatTemplate, Message
+from textwright.text.pair_source import files_of
+from textwright.text.sources import TABLES, plain, suffix
+from textwright.text.tokenizers import Tokenizer
+
+BARE = ("prompt", "completion")  # without a template the one follows the other
+CONVERSATIONS = ("messages", "conversations", "turns")  # columns that hold a list of what was said
+ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # as some data calls them
+# For models without a template of their own; END is the token that ends a reply.
+TEMPLATE = (
+    "{% for message in messages %}### {{ message.role }}:\n{{ message.content }}"
+    "{% if message.role == 'assistant' %}END{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% endif %}"
+)
+
+
+class Example(NamedTuple):
+    """What was said, and where it stands, as in `train.jsonl:17`; `bare` if it is a text in two parts."""
+
+    messages: tuple[Message, ...]
+    where: str
+    bare: bool = False
+
+
+class Spelled(NamedTuple):
+    """An example as ids, and which of them carry loss; whether the end of the text that follows them does, too."""
+
+    ids: list[int]
+    learned: list[bool]
+    end: bool
+
+
+class Speller(NamedTuple):
+    """How examples become ids.
+
+    Attributes:
+        template: how a conversation is spelled; None: the prompt, then the completion.
+        tokenizer: of the model.
+        start: ids in front of a text without a template.
+        end: the id with which a reply ends.
+    """
+
+    template: ChatTemplate | None
+    tokenizer: Tokenizer
+    start: tuple[int, ...]
+    end: int
+
+    def spell(self, example: Example) -> Spelled:
+        """The ids of an example.
+
+        Raises:
+            DataError: the template refuses it, changes what was said before a reply, or does not end replies.
+        """
+        if self.template is None:
+            prompt, answer = (self.tokenizer.encode(message["content"]) for message in example.messages)
+            before = [*self.start, *prompt]
+            return Spelled(before + answer, [False] * len(before) + [True] * len(answer), end=True)
+        ids: list[int] = []
+        learned: list[bool] = []
+        try:
+            spans = self.template.spans(example.messages, self.tokenizer)
+        except DataError as error:
+            raise DataError(f"{example.where}: {error}") from None
+        for span, reply in spans:
+            if reply and self.end not in span:
+                raise DataError(
+                    f"{example.where}: the chat template puts no {self.tokenizer.decode([self.end]) or self.end!r} "
+                    "behind a reply: the model would never learn to stop"
+                )
+            said = span.index(self.end) + 1 if reply else 0
+            ids += span
+            learned += [True] * said + [False] * (len(span) - said)
+        return Spelled(ids, learned, end=False)
+
+
+def read_examples(source: str, fields: tuple[str, str] | None = None, encoding: str | None = None) -> Iterator[Example]:
+    """The examples of a file, or of several.
+
+    Raises:
+        DataError: a file cannot be read, or a row is no example.
+    """
+    for path in files_of(source):
+        for where, row in read_rows(path, fields, encoding):
+            yield _example(row, where, fields)
+
+
+def holds_examples(source: str) -> bool:
+    """The source is a table whose first row is an example, and not a text in one column."""
+    if source.startswith(("hf:", "builtin:")):
+        return False
+    for path in [path for path in files_of(source) if suffix(path) in TABLES][:1]:
+        for _, row in islice(read_rows(path, None, None), 1):
+            pairs = any(question in row and answer in row for question, answer in COUPLES)
+            return pairs or any(name in row for name in CONVERSATIONS)
+    return False
+
+
+def template_for(tokenizer: Tokenizer) -> str:
+    """A chat template for a model that has none.
+
+    Raises:
+        ConfigError: the tokenizer has no token that stands for an end alone.
+    """
+    names = {id: name for name, id in tokenizer.entries.items()}
+    if names[tokenizer.end] not in tokenizer.controls:
+        raise ConfigError(
+            f"a tokenizer of kind {tokenizer.kind} has no token that ends a reply: train the base with another one, or "
+            "give rows of prompt and completion"
+        )
+    return TEMPLATE.replace("END", names[tokenizer.end])
+
+
+def _example(row: Mapping[str, Any], where: str, fields: tuple[str, str] | None) -> Example:
+    told = [name for name in CONVERSATIONS if name in row]
+    if fields is None and told:
+        return Example(_messages(row[told[0]], told[0], where), where)
+    system = [{"role": "system", "content": text(row, "system", where)}] if row.get("system") else []
+    if fields is None and "instruction" in row:
+        answer = next((name for name in ("output", "response", "completion", "answer") if name in row), "output")
+        asked = [part for name in ("instruction", "input") if row.get(name) and (part := text(row, name, where))]
+        pair = ("instruction", "\n\n".join(asked)), (answer, text(row, answer, where))
+    else:
+        names = couple(row, where) if fields is None else fields
+        pair = (names[0], text(row, names[0], where)), (names[1], text(row, names[1], where))
+    for name, said in pair:
+        if not said.strip():
+            raise DataError(f"{where}: {name} is empty")
+    roles = ({"role": role, "content": said} for role, (_, said) in zip(("user", "assistant"), pair, strict=True))
+    return Example((*system, *roles), where, bare=tuple(name for name, _ in pair) == BARE and not system)
+
+
+def _messages(value: Any, name: str, where: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where}: {name!r} must be a list of what was said, got {str(value)[:40]!r}")
+    if name == "turns":
+        value = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(value)]
+    messages = tuple(_message(item, n, where) for n, item in enumerate(value, 1))
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DataError(f"{where}: nobody answers: one of the roles must be 'assistant'")
+    return messages
+
+
+def _message(item: Any, number: int, where: str) -> Message:
+    said = item if isinstance(item, Mapping) else {}
+    role, content = said.get("role", said.get("from")), said.get("content", said.get("value"))
+    if not isinstance(role, str) or not isinstance(content, str):
+        like = '{"role": "user", "content": "…"}'
+        raise DataError(f"{where}: message {number} must be like {like}, got {str(item)[:60]}")
+    return {"role": ROLES.get(role, role), "content": plain(content)}
+
+
+def bare(examples: Sequence[Example]) -> bool:
+    """They are texts in two parts."""
+    return all(example.bare for example in examples)

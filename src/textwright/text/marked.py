@@ -1,0 +1,169 @@
+"""Texts of which only some tokens carry loss: a corpus with a mark for each token, on disk and in batches.
+
+data/train, data/valid, data/test     corpora, a document for each example, and marks.bin: a byte for each token
+data/examples.json                    what was kept and what was left out
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from textwright.config import Config
+from textwright.errors import CheckpointError, DataError
+from textwright.text.batching import IGNORE, Batch
+from textwright.text.buckets import LengthBuckets, lengths_of
+from textwright.text.corpus import DOCUMENTS, Corpus, Prepared, Progress, mapped, open_prepared, place_of, writing
+from textwright.text.examples import Example, Speller
+from textwright.text.sources import Piece
+
+Examples = Callable[[], Iterator[Example]]
+FACTS = "examples.json"
+MARKS = "marks.bin"
+
+
+class ExampleFacts(Config):
+    """What was kept of the training examples.
+
+    Attributes:
+        kept: how many.
+        longest: tokens of the longest one in any split.
+        long: how many were left out because they are longer than the context, and `where` the first of them stands.
+        template: how conversations are spelled, as Jinja; None: a prompt is followed by its completion.
+        end: the id that ends a reply.
+    """
+
+    kept: int
+    longest: int
+    long: int
+    where: str
+    template: str | None
+    end: int
+
+    def left_out(self, longest: int) -> str:
+        """In words."""
+        if not self.long:
+            return "none left out"
+        return f"{self.long:,} left out because they have more than {longest} tokens, first {self.where}"
+
+
+class Marked(NamedTuple):
+    """A corpus, and which of its tokens carry loss (tokens,), uint8."""
+
+    corpus: Corpus
+    marks: Tensor
+
+
+class MarkedBuckets(LengthBuckets):
+    """Whole texts of similar lengths, so that none sees another; padding carries no loss.
+
+    Args:
+        marked: the texts.
+        batch_tokens, seed: see `LengthBuckets`.
+    """
+
+    def __init__(self, marked: Marked, batch_tokens: int, seed: int) -> None:
+        corpus = marked.corpus
+        lengths = lengths_of(corpus)
+        self.marked, self.starts = marked, corpus.ends - lengths
+        sums = torch.cat([torch.zeros(1, dtype=torch.long), marked.marks.long().cumsum(0)])
+        self.targets = sums[corpus.ends] - sums[self.starts]
+        super().__init__(lengths, self.targets, batch_tokens, seed)
+
+    def in_order(self, tokens: int | None = None) -> Iterator[Batch]:
+        """Every text once, or the first ones that hold so many tokens that carry loss."""
+        return self.first(self.targets, tokens)
+
+    def gather(self, numbers: Tensor, epoch: int) -> Batch:
+        """The batch of these texts."""
+        texts, targets = [], []
+        for number in numbers.tolist():
+            part = slice(int(self.starts[number]), int(self.marked.corpus.ends[number]))
+            ids = self.marked.corpus.tokens[part].long()
+            texts.append(ids[:-1])
+            targets.append(ids[1:].masked_fill(self.marked.marks[part][1:] == 0, IGNORE))
+        lengths = torch.tensor([len(text) for text in texts])
+        tokens = pad_sequence(texts, batch_first=True)
+        return Batch(
+            tokens,
+            pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+            None if bool((lengths == tokens.shape[1]).all()) else lengths,
+            None,
+        )
+
+
+def prepare_examples(
+    splits: tuple[Examples, Examples, Examples], speller: Speller, longest: int, folder: Path, progress: Progress
+) -> None:
+    """Write the training, validation and test examples into `folder`; what is longer than `longest` is left out.
+
+    Raises:
+        DataError: an example cannot be spelled, or none is left for training or validation.
+    """
+    kept, long, where, most = [], 0, "", 0
+    for name, examples in zip(("train", "valid", "test"), splits, strict=True):
+        count, done = 0, 0
+        marks = bytearray()
+        with writing(folder / name, speller.tokenizer) as corpus:
+            for example in examples():
+                spelled, text = speller.spell(example), "\n".join(message["content"] for message in example.messages)
+                done += len(text)
+                progress(f"encoding {name}", done)
+                if len(spelled.ids) + 1 > longest:
+                    long, where = long + 1, where or example.where
+                    continue
+                corpus.append(Piece(text, last=True), spelled.ids)
+                closed = spelled.ids[-1] == speller.tokenizer.end  # else the corpus puts the end behind it
+                marks += bytes(spelled.learned if closed else [*spelled.learned, spelled.end])
+                count, most = count + 1, max(most, len(spelled.ids) + 1)
+        (folder / name / MARKS).write_bytes(marks)
+        kept.append(count)
+    if not kept[0] or not kept[1]:
+        lost = f"{long:,} are longer than {longest} tokens: --set examples.longest=…" if long else "give more of them"
+        raise DataError(f"of the examples none is left {'to train on' if not kept[0] else 'to validate on'}: {lost}")
+    template = None if speller.template is None else speller.template.source
+    facts = ExampleFacts(kept=kept[0], longest=most, long=long, where=where, template=template, end=speller.end)
+    speller.tokenizer.save(folder / "tokenizer.json")
+    (folder / FACTS).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+
+
+def open_examples(folder: Path) -> tuple[Prepared, dict[str, Marked], ExampleFacts]:
+    """Open what `prepare_examples` wrote: corpora, those with marks by the name of the split, and facts."""
+    prepared = open_prepared(folder)
+    try:
+        facts = ExampleFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}; prepare it again") from None
+    corpora = {"train": prepared.train, "valid": prepared.valid, "test": prepared.test}
+    marked = {
+        name: Marked(corpus, mapped(folder / name / MARKS, corpus.facts.tokens, torch.uint8))
+        for name, corpus in corpora.items()
+    }
+    return prepared, marked, facts
+
+
+def held_back(examples: Examples, valid: float, test: float) -> tuple[Examples, Examples, Examples]:
+    """Training, validation and test examples of one source, by a hash of what was said first, so that equal ones stay
+    together.
+
+    Raises:
+        DataError: there are too few.
+    """
+    if len(list(islice(examples(), DOCUMENTS))) < DOCUMENTS:
+        raise DataError(f"fewer than {DOCUMENTS} examples are too few to hold some back: give --valid, or more of them")
+
+    def part(number: int) -> Iterator[Example]:
+        for example in examples():
+            digest = hashlib.sha256(example.messages[0]["content"].encode("utf-8", "replace")).digest()
+            if place_of(int.from_bytes(digest[:8], "big"), valid, test) == number:
+                yield example
+
+    return partial(part, 0), partial(part, 1), partial(part, 2)

@@ -1,0 +1,143 @@
+"""Encoder-decoders in and out at the command line: T5, BART, Marian and Pegasus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from door import Run
+
+from textwright.opening import load_pairs
+from textwright.text.tokenizers import TokenizerConfig, train
+
+transformers = pytest.importorskip("transformers")
+SHAPES = {
+    "marian": ("model.positions=sinusoidal", "model.norm_place=post", "model.bias=true"),
+    "pegasus": ("model.positions=sinusoidal",),
+    "t5": ("model.positions=relative", "model.norm=rmsnorm", "model.scaled=false", "model.feed_forward=relu"),
+}
+SMALL = ("model.width=32", "model.inner=64", "model.layers=1")
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_out_and_in_again(run: Run, files: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """A run trained here writes the same texts there, greedily and with beams, and the same again as an import."""
+    sides = ("--pairs", files["train.digits"], files["train.words"])
+    settings = [word for setting in (*SHAPES[kind], *SMALL) for word in ("--set", setting)]
+    done = run(
+        "train",
+        "--task",
+        "convert",
+        *sides,
+        "--model",
+        "transformer",
+        "--steps",
+        "20",
+        *(() if kind == "marian" else ("--tokenizer", "byte")),  # the others have one vocabulary
+        *settings,
+        "--out",
+        tmp_path / "mine",
+    )
+    assert done.code == 0, done.err
+    out = tmp_path / "out"
+    done = run("export", tmp_path / "mine", out, "--license", "mit")
+    assert done.code == 0, done.err
+    assert "holds the same model: 8 texts" in done.err
+    assert json.loads((out / "config.json").read_text())["model_type"] == kind
+    card = (out / "README.md").read_text()
+    assert "license: mit" in card and "AutoModelForSeq2SeqLM" in card
+
+    sources = files["test.digits"].read_text().splitlines()[:5]
+    model, ours = transformers.AutoModelForSeq2SeqLM.from_pretrained(out), load_pairs(tmp_path / "mine")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    same = not (out / "target").exists()
+    writer = tokenizer if same else transformers.AutoTokenizer.from_pretrained(out, subfolder="target")
+    for source in sources:
+        given = tokenizer([source], return_tensors="pt")
+        theirs = model.generate(**given, num_beams=1, do_sample=False, max_new_tokens=20, length_penalty=1.0)
+        ((mine,),) = ours.write([source], strategy="greedy", max_new_tokens=20)
+        assert writer.decode(theirs[0], skip_special_tokens=True).strip() == mine.text.strip()
+    if same:
+        done = run("import", out, "--task", "convert", "--out", tmp_path / "again")
+        assert done.code == 0, done.err
+        before, after = (
+            run("convert", name, "--input", files["test.digits"], "--scores", "--max-new-tokens", "9").out
+            for name in (tmp_path / "mine", tmp_path / "again")
+        )
+        assert before == after and len(set(before.splitlines())) > 1
+        assert run("selftest", tmp_path / "again").code == 0
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> Path:
+    """A folder as the hub has it; the model has spare ids."""
+    tokenizer = train(TokenizerConfig(kind="bpe", vocabulary=300), lambda: iter(["seven eight nine 7 8 9\n"] * 9))
+    (tmp_path / "t5").mkdir()
+    tokenizer.save(tmp_path / "t5" / "tokenizer.json")
+    config = transformers.T5Config(
+        vocab_size=tokenizer.size + 4, d_model=24, d_kv=6, d_ff=36, num_layers=1, num_heads=4,
+        feed_forward_proj="gated-gelu", pad_token_id=1, eos_token_id=tokenizer.end, decoder_start_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+def test_an_imported_model_is_a_run(run: Run, t5: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    done = run("import", t5, "--task", "translate", "--prefix", "spell: ", "--out", tmp_path / "mine")
+    assert done.code == 0, done.err
+    assert f"textwright translate {tmp_path / 'mine'} TEXT" in done.err
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(t5)
+    ours = load_pairs(tmp_path / "mine", "translate")
+    ids = ours.source_ids("789")
+    assert ids == [*ours.source_tokenizer.encode("spell: 789"), ours.tokenizer.end]
+    banned = [1, *range(theirs.config.vocab_size - 4, theirs.config.vocab_size)]
+    greedy: Any = {"do_sample": False, "num_beams": 1, "max_new_tokens": 12, "suppress_tokens": banned}
+    want = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **greedy)[0, 1:].tolist()
+    ((got,),) = ours.write(["789"], strategy="greedy", max_new_tokens=12)
+    assert list(got.tokens) == want
+    for words in (
+        ("translate", tmp_path / "mine", "789", "--n-best", "2", "--scores", "--max-new-tokens", "8"),
+        ("evaluate", tmp_path / "mine", "--pairs", files["test.digits"], files["test.words"]),
+        ("selftest", tmp_path / "mine"),
+        ("export", tmp_path / "mine", tmp_path / "out"),
+    ):
+        done = run(*words)
+        assert done.code == 0, (words, done.err, done.out)
+
+
+def test_what_is_told_apart(run: Run, t5: Path, theirs: Path, spoken: Path, tmp_path: Path) -> None:
+    run("import", t5, "--out", tmp_path / "mine").fails("writes with a source", "--task translate, summarize")
+    run("import", theirs, "--task", "translate", "--out", tmp_path / "mine").fails("has no source", "leave out --task")
+    assert not (tmp_path / "mine").exists()
+    run("export", spoken, tmp_path / "out").fails("transformers has no class")
+    assert run("import", t5, "--task", "summarize", "--out", tmp_path / "mine").code == 0
+    run("translate", tmp_path / "mine", "789").fails("textwright summarize")
+    run("evaluate", tmp_path / "mine").fails("give --pairs")
+    run("finetune", tmp_path / "mine", "README.md").fails("go on writing a text")
+    run("export", tmp_path / "mine", tmp_path / "out", "--to", "gguf").fails("textwright summarize")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rotary_positions_stay_here(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    sides = ("--pairs", files["train.digits"], files["train.words"])
+    done = run(
+        "train",
+        "--task",
+        "convert",
+        *sides,
+        "--model",
+        "transformer",
+        "--steps",
+        "2",
+        *settings,
+        "--out",
+        tmp_path / "mine",
+    )
+    assert done.code == 0, done.err
+    run("export", tmp_path / "mine", tmp_path / "out").fails("positions rotary", "--set model.positions=sinusoidal")
+    assert not (tmp_path / "out").exists()
