@@ -147,9 +147,9 @@ def asked_on(
     if isinstance(config.model, TransformerConfig | PretrainedConfig):
         if config.model.window is None:
             raise ConfigError(f"{base} is a recurrent model of the transformers library: it writes and is not trained")
-        training["context"] = min(config.model.window, WHOLE if answers else CONTEXT)
+        training["context"] = min(config.model.window, CONTEXT)
     elif answers:
-        training |= {"softmax_samples": 0, "context": WHOLE}
+        training["softmax_samples"] = 0
         model["weight_drop"] = 0.0 if adapter is not None else model["weight_drop"]
     elif adapter is None:
         training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0
@@ -160,7 +160,10 @@ def asked_on(
     if adapter is not None:
         known["adapter"] = adapter
     if answers:
-        known["examples"] = {"longest": training["context"], **({} if fields is None else {"fields": list(fields)})}
+        known["examples"] = {
+            "longest": min(WHOLE, model.get("window") or WHOLE),
+            **({} if fields is None else {"fields": list(fields)}),
+        }
     return override(merge(request, known), assignments)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from textwright import plan
 from textwright.decoding import Request, generate
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, DataError
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
 from textwright.reporting import Section, Table, table
@@ -35,16 +35,26 @@ from textwright.text.batching import Batches
 from textwright.text.conversations import ChatTemplate
 from textwright.text.corpus import Progress
 from textwright.text.examples import Speller, bare, read_examples, template_for
-from textwright.text.marked import Examples, Marked, MarkedBuckets, held_back, open_examples, prepare_examples
+from textwright.text.marked import (
+    Examples,
+    Marked,
+    MarkedBuckets,
+    held_back,
+    in_memory,
+    open_examples,
+    prepare_examples,
+)
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import Tokenizer
 from textwright.training.hardware import Hardware, autocast
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
 from textwright.training.records import Look
-from textwright.writer import TextStream
+from textwright.writer import TextModel, TextStream
 
-QUICK = 10_000  # tokens of answers looked at during training; all of them are measured at the end
+LOOK = 5e11  # operations of a look during training, the prompts not counted: large models look at fewer answers
+MEASURE = 5e12  # and at the end
+LEAST = 1_024  # tokens of answers that are looked at whatever the model's size
 SAMPLE = 100  # tokens of a sample
 WIDE = 4096  # tokens of a batch that is only measured
 
@@ -143,7 +153,7 @@ class ExampleJob(Job):
         return self.training
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
-        return Look(answer_loss(model, self.marked["valid"], QUICK, self.config.training.precision))
+        return Look(self._loss(model, "valid", LOOK)[0])
 
     def sample(self, model: LanguageModel) -> str:
         """The answer to the first validation example."""
@@ -159,16 +169,18 @@ class ExampleJob(Job):
         return f"textwright chat {folder}" if self.facts.template else f"textwright generate {folder} --prompt TEXT"
 
     def measure(self, model: LanguageModel) -> Measures:
-        losses = {
-            name: answer_loss(model, marked, None, "float32")
-            for name, marked in self.marked.items()
-            if name != "train" and marked.corpus.facts.documents
-        }
+        names = [name for name in ("valid", "test") if self.marked[name].corpus.facts.documents]
+        losses = {name: self._loss(model, name, MEASURE) for name in names}
         figures = answer_table(losses)
         facts: list[tuple[str, object]] = [
-            (f"{name} loss of answers, nats a token", round(loss, 4)) for name, loss in losses.items()
+            (f"{name} loss of answers, nats a token", round(loss, 4)) for name, (loss, _) in losses.items()
         ]
         return Measures(facts, figures, [Section("Answers", [figures, self.audit()])])
+
+    def _loss(self, model: LanguageModel, name: str, operations: float) -> tuple[float, int]:
+        """Mean loss of the answers of a split that so many operations can read, and the tokens of these answers."""
+        tokens = max(LEAST, int(operations / (2 * model.count_parameters())))
+        return answer_loss(model, self.marked[name], tokens, self.config.training.precision)
 
 
 def speller_of(base: Path, *, plain: bool) -> Speller:
@@ -188,22 +200,47 @@ def speller_of(base: Path, *, plain: bool) -> Speller:
     return Speller(template, tokenizer, generation.start, tokenizer.end)
 
 
+def measure_answers(
+    model: TextModel, run: Path, data: str | None, fields: tuple[str, str] | None
+) -> tuple[str, tuple[float, int], str]:
+    """What was measured, the mean loss of its answers and their tokens (see `answer_loss`, in float32), and what was
+    left out, in words.
+
+    Args:
+        data: examples; None: what the run held back.
+
+    Raises:
+        DataError: there is no example that fits the model.
+    """
+    if data is None:
+        marked = open_examples(run / "data")[1]
+        name = "test" if marked["test"].corpus.facts.documents else "valid"
+        return name, answer_loss(model.network, marked[name], None, "float32"), ""
+    examples = list(read_examples(data, fields))
+    if not examples:
+        raise DataError(f"{data} holds no examples")
+    speller = speller_of(run, plain=bare(examples))
+    read, long = in_memory(examples, speller, model.network.window)
+    return data, answer_loss(model.network, read, None, "float32"), long
+
+
 @torch.no_grad()
-def answer_loss(model: LanguageModel, marked: Marked, tokens: int | None, precision: str) -> float:
-    """Mean loss (nats a token) of what carries loss, or of the first texts that hold so many such tokens."""
+def answer_loss(model: LanguageModel, marked: Marked, tokens: int | None, precision: str) -> tuple[float, int]:
+    """Mean loss (nats a token) of what carries loss, or of the first texts that hold so many such tokens; and how many
+    these were."""
     objective, total, count = Objective(model).eval(), 0.0, 0
     for batch in MarkedBuckets(marked, WIDE, 0).in_order(tokens):
         batch = batch.to(model.device)
         with autocast(model.device, precision):
             total += float(objective(batch).plain)
         count += batch.count
-    return total / count
+    return total / count, count
 
 
-def answer_table(losses: Mapping[str, float]) -> Table:
+def answer_table(losses: Mapping[str, tuple[float, int]]) -> Table:
     """A row for each split."""
-    rows = [(name, round(loss, 4), round(math.exp(loss), 3)) for name, loss in losses.items()]
-    return table(["answers", "loss, nats a token", "perplexity of a token"], rows)
+    rows = [(name, count, round(loss, 4), round(math.exp(loss), 3)) for name, (loss, count) in losses.items()]
+    return table(["answers", "tokens", "loss, nats a token", "perplexity of a token"], rows)
 
 
 def _reader(asked: Mapping[str, Any], key: str, fields: tuple[str, str] | None) -> Examples:

@@ -22,7 +22,10 @@ def evaluate(
         str | None, typer.Option(help="A text, or a table of pairs; by default the run's own test data.")
     ] = None,
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
-    fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs.")] = None,
+    fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs or answers.")] = None,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="--data holds examples or conversations: measure the answers in it alone.")
+    ] = False,
     stride: Annotated[int | None, typer.Option(min=1, help="Tokens a window moves by; by default half of it.")] = None,
     cache: Annotated[
         int | None,
@@ -61,7 +64,7 @@ def evaluate(
     if isinstance(model, TextModel):
         options: dict[str, Any] = {
             "--pairs": pairs,
-            "--fields": fields,
+            "--fields": None if answers else fields,
             "--beams": beams,
             "--length-penalty": length_penalty,
         }
@@ -69,12 +72,18 @@ def evaluate(
         options |= {"--baselines": baselines or None}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
-        if degeneration:
+        if answers:
+            if degeneration or cache is not None or dynamic or stride is not None:
+                raise ConfigError("--answers measures examples as they are: leave out the options for texts")
+            _answers(model, run, data, fields, json)
+        elif degeneration:
             useless = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
             _degeneration(model, run, useless, seed or 0, json)
         else:
             _text(model, run, data, stride, cache, dynamic, json)
         return
+    if answers:
+        raise ConfigError(f"{run} was trained to {model.config.task}: --answers is for runs that go on writing a text")
     if degeneration:
         raise ConfigError(
             f"{run} was trained to {model.config.task}: --degeneration is for runs that go on writing a text"
@@ -123,6 +132,24 @@ def _text(
         typer.echo(result.model_dump_json(indent=2))
     else:
         typer.echo(panel_table({name: result}).text())
+
+
+def _answers(model: TextModel, run: Path, data: str | None, fields: tuple[str, str] | None, json: bool) -> None:
+    import json as jsons
+
+    from textwright.cli.sources import tell
+    from textwright.errors import ConfigError
+    from textwright.example_job import answer_table, measure_answers
+
+    if data is None and (fields is not None or model.config.task == "imported" or model.config.examples is None):
+        raise ConfigError(f"{run} has no examples of its own: textwright evaluate {run} --answers --data FILE")
+    name, found, left_out = measure_answers(model, run, data, fields)
+    if left_out:
+        tell(left_out)
+    if json:
+        typer.echo(jsons.dumps({"data": name, "loss": found[0], "tokens": found[1]}))
+    else:
+        typer.echo(answer_table({name: found}).text())
 
 
 def _degeneration(model: TextModel, run: Path, useless: Mapping[str, Any], seed: int, json: bool) -> None:

@@ -26,9 +26,9 @@ CONVERSATIONS = ("messages", "conversations", "turns")  # columns that hold a li
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # as some data calls them
 # For models without a template of their own; END is the token that ends a reply.
 TEMPLATE = (
-    "{% for message in messages %}### {{ message.role }}:\n{{ message.content }}"
-    "{% if message.role == 'assistant' %}END{% endif %}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}### assistant:\n{% endif %}"
+    "{% for message in messages %}{{ '### ' + message.role + ':\n' + message.content }}"
+    "{% if message.role == 'assistant' %}{{ 'END' }}{% endif %}{{ '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
 
 

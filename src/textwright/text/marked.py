@@ -7,7 +7,7 @@ data/examples.json                    what was kept and what was left out
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,17 @@ from textwright.config import Config
 from textwright.errors import CheckpointError, DataError
 from textwright.text.batching import IGNORE, Batch
 from textwright.text.buckets import LengthBuckets, lengths_of
-from textwright.text.corpus import DOCUMENTS, Corpus, Prepared, Progress, mapped, open_prepared, place_of, writing
+from textwright.text.corpus import (
+    DOCUMENTS,
+    Corpus,
+    Facts,
+    Prepared,
+    Progress,
+    mapped,
+    open_prepared,
+    place_of,
+    writing,
+)
 from textwright.text.examples import Example, Speller
 from textwright.text.sources import Piece
 
@@ -133,6 +143,32 @@ def prepare_examples(
     facts = ExampleFacts(kept=kept[0], longest=most, long=long, where=where, template=template, end=speller.end)
     speller.tokenizer.save(folder / "tokenizer.json")
     (folder / FACTS).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+
+
+def in_memory(examples: Sequence[Example], speller: Speller, longest: int | None) -> tuple[Marked, str]:
+    """The examples that have no more tokens than `longest`, and what was left out, in words.
+
+    Raises:
+        DataError: none is left, or one cannot be spelled.
+    """
+    ids: list[int] = []
+    learned: list[bool] = []
+    ends, long = [], []
+    for example in examples:
+        spelled = speller.spell(example)
+        closed = spelled.ids[-1] == speller.tokenizer.end
+        if longest is not None and len(spelled.ids) + (not closed) > longest:
+            long.append(example.where)
+            continue
+        ids += spelled.ids if closed else [*spelled.ids, speller.tokenizer.end]
+        learned += spelled.learned if closed else [*spelled.learned, spelled.end]
+        ends.append(len(ids))
+    lost = f"left out {len(long):,} of {len(examples):,} examples, which have more than {longest} tokens"
+    told = f"{lost}, first {long[0]}" if long else ""
+    if not ends:
+        raise DataError(told)
+    facts = Facts(vocabulary=speller.tokenizer.size, tokens=len(ids), documents=len(ends))
+    return Marked(Corpus(torch.tensor(ids), torch.tensor(ends), facts), torch.tensor(learned, dtype=torch.uint8)), told
 
 
 def open_examples(folder: Path) -> tuple[Prepared, dict[str, Marked], ExampleFacts]:

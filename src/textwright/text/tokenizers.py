@@ -71,7 +71,7 @@ class Tokenizer:
         end: the id between documents, which also begins unprompted text.
         unknown: the id of the unknown word; None where every text can be written with the vocabulary.
         bytewise: entries are spelled in the alphabet of byte-level models.
-        controls: tokens that a text cannot spell, of a foreign tokenizer.
+        controls: tokens that a text cannot spell.
         pieces: what every id adds to the text, as bytes; nothing for control tokens.
     """
 
@@ -84,7 +84,10 @@ class Tokenizer:
         self.unknown = entries.get(facts["model"].get("unk_token"))
         self.bytewise = "ByteLevel" in _decoders(facts)
         self.pieces = _pieces(library, facts, self.kind, entries)
-        self.controls = frozenset(token["content"] for token in facts["added_tokens"] if token["special"])
+        added = {token["content"] for token in facts["added_tokens"] if token["special"]}
+        # The end of our own kinds is an entry like others, which no text reaches.
+        self._own_end = None if self.kind in ("word", "existing") else _end(self.kind, entries)
+        self.controls = frozenset(added if self._own_end is None else {*added, self._own_end})
         self._stripped = _stripped(library, self.kind, entries, self.pieces)
         self._entries = entries
         self._library = library
@@ -142,6 +145,9 @@ class Tokenizer:
 
     def encode_marked(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are spelled out and meant."""
+        if self._own_end is not None:
+            parts = text.split(self._own_end)
+            return [id for part in parts for id in (*self.encode(part), self.end)][:-1]
         self._library.encode_special_tokens = False
         try:
             ids: list[int] = self._library.encode(text, add_special_tokens=False).ids

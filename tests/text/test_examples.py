@@ -1,0 +1,264 @@
+"""Examples: what rows mean, which tokens carry loss, and batches of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Library
+
+from textwright.errors import ConfigError, DataError
+from textwright.example_job import answer_loss
+from textwright.models import LSTMConfig, TransformerConfig
+from textwright.text.batching import IGNORE, Cursor
+from textwright.text.conversations import ChatTemplate
+from textwright.text.examples import Example, Speller, holds_examples, read_examples, template_for
+from textwright.text.marked import (
+    Marked,
+    MarkedBuckets,
+    held_back,
+    in_memory,
+    open_examples,
+    prepare_examples,
+)
+from textwright.text.tokenizers import ALPHABET, Tokenizer, TokenizerConfig, train
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    library = Library(models.BPE({**ALPHABET, "<|endoftext|>": 256}, []))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
+    return Tokenizer(library)
+
+
+@pytest.fixture(scope="module")
+def speller(tokenizer: Tokenizer) -> Speller:
+    return Speller(ChatTemplate(CHATML, {}), tokenizer, (), tokenizer.entries["<|im_end|>"])
+
+
+def said(*turns: str) -> Example:
+    roles = ("user", "assistant")
+    return Example(tuple({"role": roles[n % 2], "content": turn} for n, turn in enumerate(turns)), "here")
+
+
+def file(folder: Path, *rows: Any, name: str = "rows.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"prompt": "a", "completion": "b"}, [("user", "a"), ("assistant", "b")]),
+        ({"question": "a", "answer": "b", "more": 1}, [("user", "a"), ("assistant", "b")]),
+        ({"instruction": "a", "input": "x", "output": "b"}, [("user", "a\n\nx"), ("assistant", "b")]),
+        ({"instruction": "a", "input": "", "output": "b"}, [("user", "a"), ("assistant", "b")]),
+        (
+            {"instruction": "a", "response": "b", "system": "s"},
+            [("system", "s"), ("user", "a"), ("assistant", "b")],
+        ),
+        ({"turns": ["a", "b", "c"]}, [("user", "a"), ("assistant", "b"), ("user", "c")]),
+        (
+            {"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "b"}]},
+            [("system", "s"), ("assistant", "b")],
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            [("user", "a"), ("assistant", "b")],
+        ),
+    ],
+)
+def test_what_rows_mean(row: Any, want: list[tuple[str, str]], tmp_path: Path) -> None:
+    path = file(tmp_path, row)
+    (example,) = read_examples(path)
+    assert [(message["role"], message["content"]) for message in example.messages] == want
+    assert example.bare == (row.keys() == {"prompt", "completion"})
+    assert holds_examples(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"prompt": "a", "completion": " "}, "completion is empty"),
+        ({"question": "", "answer": "a"}, "question is empty"),
+        ({"messages": []}, "must be a list"),
+        ({"messages": "hello"}, "must be a list"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "nobody answers"),
+        ({"messages": [{"role": "user"}, "b"]}, "message 1 must be like"),
+        ({"a": "x", "b": "y", "c": "z"}, "which two fields"),
+        ({"instruction": "a", "reply": "b"}, "no field 'output'"),
+    ],
+)
+def test_rows_that_are_no_examples(row: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told) as caught:
+        list(read_examples(file(tmp_path, row)))
+    assert "rows.jsonl:1" in str(caught.value)
+
+
+def test_a_text_in_one_column_is_no_example(tmp_path: Path) -> None:
+    assert not holds_examples(file(tmp_path, {"text": "a"}))
+    (tmp_path / "a.txt").write_text("prompt completion")
+    assert not holds_examples(str(tmp_path / "a.txt"))
+    with pytest.raises(DataError, match="question"):
+        list(read_examples(file(tmp_path, {"prompt": "a", "completion": "b"}), ("question", "answer")))
+    (example,) = read_examples(file(tmp_path, {"q": "a", "a": "b"}), ("q", "a"))
+    assert example.messages[1]["content"] == "b"
+
+
+words = st.text(st.sampled_from("ab \n<|im_end|>é文"), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(turns=st.lists(words, min_size=2, max_size=6))
+def test_only_replies_carry_loss(turns: list[str], speller: Speller, tokenizer: Tokenizer) -> None:
+    """Learned are each reply and its end; a model reads before a reply what it reads there when it writes."""
+    assert speller.template is not None
+    turns = turns[: len(turns) // 2 * 2]
+    example = said(*turns)
+    ids, learned, end = speller.spell(example)
+    assert not end and len(ids) == len(learned)
+    want = [[*tokenizer.encode(turn), speller.end] for turn in turns[1::2]]
+    got, before = [], []
+    for place, (id, loss) in enumerate(zip(ids, learned, strict=True)):
+        if loss and not (place and learned[place - 1]):
+            got.append([])
+            before.append(ids[:place])
+        if loss:
+            got[-1].append(id)
+    assert got == want
+    for number, prompt in enumerate(before):
+        assert prompt == speller.template.ids(example.messages[: 2 * number + 1], tokenizer)
+
+
+def test_templates_that_cannot_be_learned_from(tokenizer: Tokenizer, speller: Speller) -> None:
+    endless = Speller(ChatTemplate("{{ messages[-1].content }}", {}), tokenizer, (), speller.end)
+    with pytest.raises(DataError, match="here: the model's chat template changes earlier words"):
+        endless.spell(said("a", "b", "c", "d"))
+    endless = Speller(
+        ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", {}), tokenizer, (), speller.end
+    )
+    with pytest.raises(DataError, match="never learn to stop"):
+        endless.spell(said("a", "b"))
+    refusing = Speller(ChatTemplate("{{ raise_exception('no') }}", {}), tokenizer, (), speller.end)
+    with pytest.raises(DataError, match=r"here: .*refuses"):
+        refusing.spell(said("a", "b"))
+
+
+def test_a_text_in_two_parts_needs_no_template(tokenizer: Tokenizer) -> None:
+    plain = Speller(None, tokenizer, (256,), 256)
+    ids, learned, end = plain.spell(said("ab", "c"))
+    assert ids == [256, *tokenizer.encode("abc")] and learned == [False, False, False, True] and end
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_a_template_for_models_that_have_none(kind: str) -> None:
+    own = train(TokenizerConfig(kind=kind), lambda: iter(["hello there, who are you?\n"] * 5))
+    plain = Speller(ChatTemplate(template_for(own), {}), own, (), own.end)
+    ids, learned, _ = plain.spell(said("hi", "yes", "hi", "no"))
+    assert [id for id, loss in zip(ids, learned, strict=True) if loss] == [
+        *own.encode("yes"), own.end, *own.encode("no"), own.end,
+    ]  # fmt: skip
+    text = own.decode([id for id in ids if id != own.end])
+    assert text == "### user:\nhi\n\n### assistant:\nyes\n\n### user:\nhi\n\n### assistant:\nno\n\n"
+
+
+def test_a_word_tokenizer_ends_replies_with_nothing() -> None:
+    own = train(TokenizerConfig(kind="word"), lambda: iter(["hello there\n"] * 5))
+    with pytest.raises(ConfigError, match="no token that ends a reply"):
+        template_for(own)
+
+
+# Batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def marked(speller: Speller) -> Marked:
+    examples = [said("q" * (n % 7 + 1), "a" * (n * 5 % 11 + 1)) for n in range(40)]
+    return in_memory(examples, speller, None)[0]
+
+
+def items(marked: Marked) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every example as what is read and what is to be said, by plain loops."""
+    found, start = [], 0
+    for end in marked.corpus.ends.tolist():
+        ids, marks = marked.corpus.tokens[start:end].tolist(), marked.marks[start:end].tolist()
+        targets = tuple(id if mark else IGNORE for id, mark in zip(ids[1:], marks[1:], strict=True))
+        found.append((tuple(ids[:-1]), targets))
+        start = end
+    return found
+
+
+def test_every_example_once_an_epoch_and_alone_in_its_row(marked: Marked) -> None:
+    buckets = MarkedBuckets(marked, 120, 3)
+    for epoch in range(2):
+        rows, cursors = [], []
+        for batch, cursor in buckets.batches(Cursor(epoch=epoch)):
+            if cursor.epoch > epoch or len(rows) == 40:
+                break
+            cursors.append(cursor)
+            lengths = [batch.tokens.shape[1]] * len(batch.tokens) if batch.lengths is None else batch.lengths.tolist()
+            assert batch.tokens.numel() + len(batch.tokens) <= 120 or len(batch.tokens) == 1
+            for tokens, targets, length in zip(batch.tokens, batch.targets, lengths, strict=True):
+                rows.append((tuple(tokens[:length].tolist()), tuple(targets[:length].tolist())))
+                assert (targets[length:] == IGNORE).all()
+            assert batch.count == sum(target != IGNORE for _, row in rows[-len(lengths) :] for target in row)
+        assert sorted(rows) == sorted(items(marked))
+        again = next(buckets.batches(cursors[0]))[1]
+        assert again == cursors[1]
+    assert int(buckets.targets.sum()) == sum(target != IGNORE for _, row in items(marked) for target in row)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LSTMConfig(vocab=259, width=16, layers=1),
+        TransformerConfig(vocab=259, width=16, layers=1, heads=2, window=99),
+    ],
+)
+def test_loss_of_answers_against_rows_read_alone(marked: Marked, config: Any) -> None:
+    torch.manual_seed(0)
+    model = config.build().eval()
+    total, count = 0.0, 0
+    for tokens, targets in items(marked):
+        with torch.no_grad():
+            logarithms = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        for place, target in enumerate(targets):
+            if target != IGNORE:
+                total, count = total - float(logarithms[place, target]), count + 1
+    loss, tokens = answer_loss(model, marked, None, "float32")
+    assert tokens == count
+    assert loss == pytest.approx(total / count, rel=1e-5)
+    assert answer_loss(model, marked, 1, "float32")[1] == sum(target != IGNORE for target in items(marked)[0][1])
+
+
+def test_on_disk_and_back(speller: Speller, tmp_path: Path) -> None:
+    examples = [said("q" * (n + 1), f"a{n}") for n in range(60)]
+    splits = held_back(lambda: iter(examples), 0.2, 0.2)
+    assert sum(len(list(split())) for split in splits) == 60
+    prepare_examples(splits, speller, 60, tmp_path / "data", lambda what, done: None)
+    prepared, marked, facts = open_examples(tmp_path / "data")
+    fitting = [example for example in splits[0]() if len(speller.spell(example).ids) < 60]
+    assert items(marked["train"]) == items(in_memory(fitting, speller, None)[0])
+    lost = sum(len(speller.spell(example).ids) >= 60 for example in examples)
+    assert facts.long == lost > 0 and f"{lost} left out" in facts.left_out(60)
+    assert prepared.train.facts.documents == facts.kept == len(fitting)
+    with pytest.raises(DataError, match="none is left to train on"):
+        prepare_examples(splits, speller, 5, tmp_path / "two", lambda what, done: None)
+    with pytest.raises(DataError, match="too few"):
+        held_back(lambda: iter(examples[:5]), 0.2, 0.2)
+    with pytest.raises(DataError, match="left out 60 of 60"):
+        in_memory(examples, speller, 5)
