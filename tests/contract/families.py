@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from textwright.adapting.lora import LowRankConfig
 from textwright.models import EncoderDecoderConfig, GRUConfig, LSTMConfig, RNNConfig, Seq2SeqConfig, TransformerConfig
 from textwright.models.alignment import (
     AdditiveAlignment,
@@ -99,4 +100,14 @@ PRETRAINED = {
     "theirs-mistral-sliding": pretrained("mistral", sliding_window=3, **LLAMA),
     "theirs-bloom": pretrained("bloom"),
     "theirs-mamba": pretrained("mamba", state_size=4),
+}
+
+# An adapter on a family: beside its weights, or a part of them.
+LORA, DORA = LowRankConfig(rank=2), LowRankConfig(rank=2, magnitude=True)
+ADAPTED = {
+    f"{family}-{name}-{'merged' if merged else 'beside'}": (family, config, merged)
+    for family in ("lstm", "gru", "transformer", "llama-like", "seq2seq-lstm-general", "encdec-t5-like")
+    for name, config in (("lora", LORA), ("dora", DORA))
+    for merged in (False, True)
+    if family in ("lstm", "llama-like") or (name == "lora" and not merged)
 }

@@ -6,17 +6,18 @@ state. Weights are spread wide, so that a wrong memory shows in the logits and n
 
 from __future__ import annotations
 
-import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, PRETRAINED, VOCAB, WINDOW
+from families import ADAPTED, FAMILIES, PRETRAINED, VOCAB, WINDOW
 from torch import Tensor
 
+from textwright.adapting import lora
 from textwright.decoding import Beam, Engine, Request, Result, Sampling, beam_search, collect, generate
 from textwright.decoding.speculative import Draft, Drafter, Lookup, Speculation, speculate
 from textwright.errors import StateSpentError
@@ -25,7 +26,7 @@ from textwright.models.base import Source
 from textwright.models.pretrained import RecurrentStateLM
 
 TIME = 9
-EVERY = FAMILIES | (PRETRAINED if find_spec("transformers") else {})
+EVERY = FAMILIES | (PRETRAINED if find_spec("transformers") else {}) | ADAPTED
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 8e-2}
 
 
@@ -37,6 +38,7 @@ class Subject:
     nxt: Tensor  # (4, 1), one more token for each row
     source: Source | None  # of the 4 rows, ragged, for models that read one
     tolerance: float
+    build: Callable[[], LanguageModel]  # one of its shape
 
     def close(self, got: Tensor, want: Tensor) -> None:
         scale = float(want.detach().float().abs().max().clamp(min=1))
@@ -87,17 +89,28 @@ def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pyt
     if "mamba" in request.param and dtype == torch.bfloat16:
         pytest.skip("the library's own steps of Mamba mix types there; ours are always float32")
     torch.manual_seed(3)
-    model = EVERY[request.param].build().eval()
+    family, adapter, merged = ADAPTED.get(request.param, (request.param, None, False))
+
+    def build() -> LanguageModel:
+        made = EVERY[family].build().eval()
+        if adapter is not None:
+            lora.attach(made, adapter)
+        return made
+
+    model = build()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.4)
+                wide = 0.4 if adapter is None or not parameter.requires_grad else 0.15  # a product of two, on top
+                parameter.copy_(torch.randn_like(parameter) * wide)
+    if merged:
+        lora.merge(model)
     lengths = torch.tensor([TIME, 3, 6, 1])
     tokens, nxt = torch.randint(0, VOCAB, (4, TIME)), torch.randint(0, VOCAB, (4, 1))
     source = None
     if isinstance(model, EncoderDecoder):
         source = Source(torch.randint(0, model.source_vocab, (4, 6)), torch.tensor([4, 6, 1, 3]))
-    return Subject(model.to(dtype), tokens, lengths, nxt, source, TOLERANCE[dtype])
+    return Subject(model.to(dtype), tokens, lengths, nxt, source, TOLERANCE[dtype], build)
 
 
 # 1. one token at a time == in chunks == all at once ------------------------------------------------------------------
@@ -129,13 +142,16 @@ def test_gradients_through_states(subject: Subject) -> None:
         with pytest.raises(ValueError, match="no gradient flows"):
             model(subject.tokens, state=subject.begin())
         return
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not learning:
+        pytest.skip("its adapter was merged, and nothing learns")
     subject.whole(subject.tokens).square().sum().backward()
-    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    whole = [parameter.grad.clone() for parameter in learning]
     model.zero_grad()
     first = model(subject.tokens[:, :4], state=subject.begin())
     second = model(subject.tokens[:, 4:], state=first.after)
     torch.cat([first.logits, second.logits], 1).square().sum().backward()
-    for parameter, want in zip(model.parameters(), whole, strict=True):
+    for parameter, want in zip(learning, whole, strict=True):
         subject.close(parameter.grad, want)
 
 
@@ -342,8 +358,10 @@ def test_speculation_writes_what_the_engine_writes(subject: Subject, kind: str) 
     """Token for token, drawn and greedy, with stops and limits; the drafts are right always, sometimes and hardly."""
     other = subject.model
     if kind == "another":
-        other = copy.deepcopy(subject.model)
-        for parameter in other.parameters():
+        other = subject.build().to(subject.model.head.weight.dtype)
+        theirs = dict(subject.model.named_parameters())
+        for name, parameter in other.named_parameters():  # those of an adapter that was merged are left out
+            parameter.copy_(theirs.get(name, parameter))
             parameter.add_(torch.randn_like(parameter) * 0.05)
 
     def drafter() -> Drafter:

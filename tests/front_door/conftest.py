@@ -72,7 +72,8 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> 
 
 
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
     "{% if messages[0].content == 'refuse' %}{{ raise_exception('I will not') }}{% endif %}"
 )
 

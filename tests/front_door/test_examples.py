@@ -35,6 +35,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def imported(theirs: Path, tmp_path: Path, run: Run) -> Path:
     """A model whose template ends nothing."""
     assert run("import", theirs, "--out", tmp_path / "imported").code == 0
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (tmp_path / "imported" / "chat_template.jinja").write_text(template)
     return tmp_path / "imported"
 
 

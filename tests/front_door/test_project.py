@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -34,6 +35,12 @@ def test_every_command_of_the_readme_runs(
     for name_, pairs in (("train", 40), ("val", 6)):
         (tmp_path / f"{name_}.de").write_text("Ein Hund läuft am Strand .\n" * pairs, encoding="utf-8")
         (tmp_path / f"{name_}.en").write_text("A dog is running on the beach .\n" * pairs, encoding="utf-8")
+    said = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A small model."}]
+    (tmp_path / "chats.jsonl").write_text(
+        f"{json.dumps({'messages': said})}\n" * 3
+        + "".join(json.dumps({"turns": [f"Hello {n}", "Hi."]}) + "\n" for n in range(60)),
+        encoding="utf-8",
+    )
     lines = commands(name)
     assert len(lines) >= 5
     for line in lines:

@@ -7,9 +7,9 @@ data/examples.json                    what was kept and what was left out
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from textwright.config import Config
-from textwright.errors import CheckpointError, DataError
+from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text.batching import IGNORE, Batch
 from textwright.text.buckets import LengthBuckets, lengths_of
 from textwright.text.corpus import (
@@ -29,7 +29,6 @@ from textwright.text.corpus import (
     Progress,
     mapped,
     open_prepared,
-    place_of,
     writing,
 )
 from textwright.text.examples import Example, Speller
@@ -187,19 +186,29 @@ def open_examples(folder: Path) -> tuple[Prepared, dict[str, Marked], ExampleFac
 
 
 def held_back(examples: Examples, valid: float, test: float) -> tuple[Examples, Examples, Examples]:
-    """Training, validation and test examples of one source, by a hash of what was said first, so that equal ones stay
-    together.
+    """Training, validation and test examples of one source. A hash of what was said first says where an example goes,
+    so that equal ones stay together: the lowest ones are held back, at least one for each purpose that has a share.
 
     Raises:
         DataError: there are too few.
+        ConfigError: nothing would be left to train on.
     """
-    if len(list(islice(examples(), DOCUMENTS))) < DOCUMENTS:
-        raise DataError(f"fewer than {DOCUMENTS} examples are too few to hold some back: give --valid, or more of them")
+    if valid + test >= 1:
+        raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {valid} and {test}")
+    places = sorted({_place(example) for example in examples()})
+    if len(places) < DOCUMENTS:
+        raise DataError(
+            f"{len(places)} different examples are too few to hold some back: give --valid, or {DOCUMENTS} of them"
+        )
+    counts = [math.ceil(share * len(places)) for share in (test, valid)]
+    first, second = places[counts[0]], places[min(sum(counts), len(places) - 1)]
 
-    def part(number: int) -> Iterator[Example]:
-        for example in examples():
-            digest = hashlib.sha256(example.messages[0]["content"].encode("utf-8", "replace")).digest()
-            if place_of(int.from_bytes(digest[:8], "big"), valid, test) == number:
-                yield example
+    def part(low: int, high: int) -> Iterator[Example]:
+        return (example for example in examples() if low <= _place(example) < high)
 
-    return partial(part, 0), partial(part, 1), partial(part, 2)
+    return partial(part, second, 2**64), partial(part, first, second), partial(part, 0, first)
+
+
+def _place(example: Example) -> int:
+    digest = hashlib.sha256(example.messages[0]["content"].encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big")
