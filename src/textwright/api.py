@@ -15,7 +15,7 @@ from textwright.models import PretrainedConfig, TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
 from textwright.pair_model import PairModel
 from textwright.run import WithSource, merge, read_run
-from textwright.text.examples import holds_examples
+from textwright.text.examples import kind_of
 from textwright.text.pairs import PairSource
 from textwright.writer import TextModel
 
@@ -30,8 +30,9 @@ METHODS: dict[str, dict[str, Any] | None] = {  # of fine-tuning: what learns, se
     "rslora": {"stabilised": True},
     "dora": {"magnitude": True},
 }
-Learn = Literal["auto", "text", "answers"]
+Learn = Literal["auto", "text", "answers", "preferences"]
 WHOLE = 512  # tokens of an example
+GENTLE = 0.1  # of the rate, for preferences
 CONTEXT = 256  # tokens that fine-tuning reads at once
 
 
@@ -99,7 +100,8 @@ def finetune(
         base: a run that was trained on a text or imported.
         method: "full" for all weights, "lora", "rslora" or "dora" for an adapter.
         learn: "text": every token carries loss; "answers": `source` holds prompts with answers or conversations, and
-            only what the model should say does; "auto": what the source looks like.
+            only what the model should say does; "preferences": of two answers one becomes likelier than the other;
+            "auto": what the source looks like.
         fields: the columns of prompt and answer, where they have other names than usual.
 
     The other arguments, and what is raised, are those of `train`."""
@@ -138,10 +140,12 @@ def asked_on(
         raise ConfigError(
             "fields name the columns of prompt and answer, and every token of a text is learned: leave out one"
         )
-    answers = learn == "answers" or (learn == "auto" and (fields is not None or holds_examples(source)))
+    if learn == "auto":
+        learn = kind_of(source) if fields is None else "answers"
+    answers = learn != "text"
     tokenizer = str(base / "tokenizer.json")
     request = asked(source, config.model.family, tokenizer, valid, test, minutes, steps, epochs, seed)
-    rate = RATE if adapter is None else ADAPTER_RATE
+    rate = (RATE if adapter is None else ADAPTER_RATE) * (GENTLE if learn == "preferences" else 1)
     training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01}}
     model = config.model.dump()
     if isinstance(config.model, TransformerConfig | PretrainedConfig):
@@ -161,6 +165,7 @@ def asked_on(
         known["adapter"] = adapter
     if answers:
         known["examples"] = {
+            "kind": learn,
             "longest": min(WHOLE, model.get("window") or WHOLE),
             **({} if fields is None else {"fields": list(fields)}),
         }

@@ -6,7 +6,6 @@ import hashlib
 import math
 import shlex
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,18 @@ from textwright.run import (
     write_generation,
     write_template,
 )
-from textwright.text.batching import Batches
+from textwright.text.batching import Batch, Batches
 from textwright.text.conversations import ChatTemplate
-from textwright.text.corpus import Progress
-from textwright.text.examples import Speller, bare, read_examples, template_for
+from textwright.text.corpus import Corpus, Progress
+from textwright.text.examples import Speller, read_examples, read_preferences, template_for
 from textwright.text.marked import (
-    Examples,
     Marked,
     MarkedBuckets,
+    Rows,
     held_back,
     in_memory,
     open_examples,
+    open_marked,
     prepare_examples,
 )
 from textwright.text.sources import SourceConfig, files, fingerprint
@@ -52,6 +52,7 @@ from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.writer import TextModel, TextStream
 
+SPLITS = ("train", "valid", "test")
 LOOK = 5e11  # operations of a look during training, the prompts not counted: large models look at fewer answers
 MEASURE = 5e12  # and at the end
 LEAST = 1_024  # tokens of answers that are looked at whatever the model's size
@@ -66,7 +67,8 @@ class ExampleJob(Job):
 
     def __init__(self, config: TextRun, out: Path) -> None:
         self.config, self.out = config, out
-        self.data, self.marked, self.facts = open_examples(out / "data")
+        self.data, self.facts = open_examples(out / "data")
+        self.marked = {name: open_marked(out / "data" / name) for name in SPLITS}
         self.generation = read_generation(out, GenerationConfig)
         assert config.examples is not None
         self.longest = config.examples.longest
@@ -92,12 +94,12 @@ class ExampleJob(Job):
     @staticmethod
     def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
         examples = ExamplesConfig.parse(asked["examples"], "examples")
-        texts = [_reader(asked, key, examples.fields) for key in ("source", "valid", "test")]
+        texts = [_reader(asked, key, examples) for key in ("source", "valid", "test")]
         valid, test = asked.get("valid_fraction", 0.05), asked.get("test_fraction", 0.05)
         if not asked.get("valid"):
             first, second, third = held_back(texts[0], valid, 0.0 if asked.get("test") else test)
             texts = [first, second, texts[2] if asked.get("test") else third]
-        speller = speller_of(Path(asked["base"]), plain=bare([next(texts[0]())]))
+        speller = speller_of(Path(asked["base"]), plain=next(texts[0]())[0].bare)
         prepare_examples((texts[0], texts[1], texts[2]), speller, examples.longest, folder, progress)
 
     @staticmethod
@@ -108,7 +110,7 @@ class ExampleJob(Job):
     @staticmethod
     def describe_run(config: TextRun | PairRun, data: Path, out: Path) -> None:
         assert isinstance(config, TextRun) and config.base is not None
-        base, facts = Path(config.base), open_examples(data)[2]
+        base, facts = Path(config.base), open_examples(data)[1]
         Tokenizer.load(base / "tokenizer.json").save(out / "tokenizer.json")
         generation = read_generation(base, GenerationConfig)
         allowed = tuple(id for id in generation.unseen if id != facts.end)
@@ -127,7 +129,9 @@ class ExampleJob(Job):
 
     def audit(self) -> str:
         """The first training example as the model meets it: each token that carries loss stands in []."""
-        batch = self.training.gather(torch.tensor([0]), 0)
+        return f"first example: {self._shown(self.training.gather(torch.tensor([0]), 0), self.data.train)[:600]!r}"
+
+    def _shown(self, batch: Batch, corpus: Corpus) -> str:
         names = {id: name for name, id in self.data.tokenizer.entries.items()}
 
         def shown(id: int) -> str:
@@ -135,10 +139,10 @@ class ExampleJob(Job):
 
         learned = (batch.targets[0] >= 0).tolist()
         text = shown(int(batch.tokens[0, 0]))
-        ids = [*batch.tokens[0, 1:].tolist(), int(self.data.train.tokens[self.data.train.ends[0] - 1])]
+        ids = [*batch.tokens[0, 1:].tolist(), int(corpus.tokens[corpus.ends[0] - 1])]
         for id, counts in zip(ids, learned, strict=True):
             text += f"[{shown(id)}]" if counts else shown(id)
-        return f"first example: {text[:600]!r}"
+        return text
 
     def sizes(self) -> list[tuple[str, object]]:
         return [
@@ -213,13 +217,12 @@ def measure_answers(
         DataError: there is no example that fits the model.
     """
     if data is None:
-        marked = open_examples(run / "data")[1]
-        name = "test" if marked["test"].corpus.facts.documents else "valid"
-        return name, answer_loss(model.network, marked[name], None, "float32"), ""
+        name = "test" if open_marked(run / "data" / "test").corpus.facts.documents else "valid"
+        return name, answer_loss(model.network, open_marked(run / "data" / name), None, "float32"), ""
     examples = list(read_examples(data, fields))
     if not examples:
         raise DataError(f"{data} holds no examples")
-    speller = speller_of(run, plain=bare(examples))
+    speller = speller_of(run, plain=all(example.bare for example in examples))
     read, long = in_memory(examples, speller, model.network.window)
     return data, answer_loss(model.network, read, None, "float32"), long
 
@@ -243,8 +246,10 @@ def answer_table(losses: Mapping[str, tuple[float, int]]) -> Table:
     return table(["answers", "tokens", "loss, nats a token", "perplexity of a token"], rows)
 
 
-def _reader(asked: Mapping[str, Any], key: str, fields: tuple[str, str] | None) -> Examples:
+def _reader(asked: Mapping[str, Any], key: str, how: ExamplesConfig) -> Rows:
     if not asked.get(key):
         return lambda: iter(())
     source = SourceConfig.parse(asked[key], key)
-    return partial(read_examples, source.path, fields, source.encoding)
+    if how.kind == "preferences":
+        return lambda: read_preferences(source.path, how.fields, source.encoding)
+    return lambda: ((example,) for example in read_examples(source.path, how.fields, source.encoding))

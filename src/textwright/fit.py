@@ -16,6 +16,7 @@ from textwright.example_job import ExampleJob
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
 from textwright.pair_job import PairJob
+from textwright.preference_job import PreferenceJob
 from textwright.report import write_report
 from textwright.run import (
     ADAPTER,
@@ -33,6 +34,7 @@ from textwright.run import (
     restrict,
     write_manifest,
 )
+from textwright.text.marked import FACTS, REJECTED
 from textwright.text.sources import RUN
 from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
@@ -120,14 +122,19 @@ def job_of(asked: Mapping[str, Any]) -> type[Job]:
     task = asked.get("task", "write")
     if task not in TASKS:
         raise ConfigError(f"there is no task {task!r}.{nearest(str(task), TASKS)}")
-    return PairJob if task != "write" else TextJob if asked.get("examples") is None else ExampleJob
+    if task != "write":
+        return PairJob
+    examples = asked.get("examples")
+    return TextJob if examples is None else PreferenceJob if examples.get("kind") == "preferences" else ExampleJob
 
 
 def open_job(config: TextRun | PairRun, out: Path) -> Job:
     """The job of a run whose data was prepared."""
     if isinstance(config, PairRun):
         return PairJob(config, out)
-    return TextJob(config, out) if config.examples is None else ExampleJob(config, out)
+    if config.examples is None:
+        return TextJob(config, out)
+    return (PreferenceJob if config.examples.kind == "preferences" else ExampleJob)(config, out)
 
 
 def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: parallel.World) -> None:
@@ -163,7 +170,7 @@ def _foreign(out: Path) -> None:
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
-    known = {*corpora, "tokenizer.json", "source_tokenizer.json", "facts.json", "examples.json", "request.json"}
+    known = {*corpora, "tokenizer.json", "source_tokenizer.json", "request.json", "facts.json", FACTS, REJECTED}
     strange += [path for path in data if path.name not in known]
     if [path for path in strange if not path.name.endswith(".tmp")]:
         raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")

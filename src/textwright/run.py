@@ -76,8 +76,12 @@ class ExamplesConfig(Config):
     Attributes:
         fields: the columns of prompt and answer; None: told by their usual names.
         longest: tokens that an example may have; longer ones are left out, and told.
+        kind: "answers" are to be said, of "preferences" one answer rather than the other.
+        beta: of preferences: how dear it is to go away from the base.
     """
 
+    kind: Literal["answers", "preferences"] = "answers"
+    beta: float = Field(0.1, gt=0)
     fields: tuple[str, str] | None = None
     longest: int = Field(512, gt=1)
 

@@ -120,3 +120,26 @@ def test_what_cannot_be_learned_from(run: Run, imported: Path, base: dict[str, P
     run("evaluate", base["lstm"], "--answers", "--data", data, "--dynamic").fails("leave out")
     run(*asked, "--set", "examples.width=3").fails("examples.width")
     assert run(*asked, "--learn", "text", "--set", "source.field=prompt").code == 0
+
+
+@pytest.mark.parametrize(("family", "method"), [("transformer", "full"), ("lstm", "lora")])
+def test_a_preference_is_learned(run: Run, base: dict[str, Path], family: str, method: str, tmp_path: Path) -> None:
+    """Of two answers of the same kind the shouted one; the other becomes less likely than it was."""
+    data, out = tmp_path / "liked.jsonl", tmp_path / "out"
+    lines = [
+        {"prompt": f"{n} {thing}", "chosen": f" is {colour}!", "rejected": f" is {colour}."}
+        for n, (thing, colour) in enumerate(list(COLOURS.items()) * 20)
+    ]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    words = ("--epochs", "6", "--set", "training.optimizer.learning_rate=3e-3", "--set", "training.evaluations=2")
+    result = run("finetune", base[family], data, "--method", method, *words, "--out", out)
+    assert result.code == 0, result.err
+    assert "[!]" in result.out and "rather than:" in result.out and "[.]" in result.out
+    assert "0.6931" in result.out  # log 2: before training, no answer is preferred more than by the base
+    assert "preferred rightly" in result.out
+    row = next(line.split() for line in result.out.splitlines() if line.startswith("test "))
+    judged, loss, rightly, margin = map(float, row[1:])
+    assert judged == 6 and loss < 0.3 and rightly == 1 and margin > 1
+    again = run("finetune", base[family], data, "--method", method, *words, "--set", "examples.beta=0", "--out", out)
+    again.fails("examples.beta")
+    assert run("evaluate", out, "--answers").code == 0

@@ -18,13 +18,22 @@ from textwright.example_job import answer_loss
 from textwright.models import LSTMConfig, TransformerConfig
 from textwright.text.batching import IGNORE, Cursor
 from textwright.text.conversations import ChatTemplate
-from textwright.text.examples import Example, Speller, holds_examples, read_examples, template_for
+from textwright.text.examples import (
+    PREFERENCES,
+    Example,
+    Speller,
+    kind_of,
+    read_examples,
+    read_preferences,
+    template_for,
+)
 from textwright.text.marked import (
     Marked,
     MarkedBuckets,
     held_back,
     in_memory,
     open_examples,
+    open_marked,
     prepare_examples,
 )
 from textwright.text.tokenizers import ALPHABET, Tokenizer, TokenizerConfig, train
@@ -87,7 +96,7 @@ def test_what_rows_mean(row: Any, want: list[tuple[str, str]], tmp_path: Path) -
     (example,) = read_examples(path)
     assert [(message["role"], message["content"]) for message in example.messages] == want
     assert example.bare == (row.keys() == {"prompt", "completion"})
-    assert holds_examples(path)
+    assert kind_of(path) == "answers"
 
 
 @pytest.mark.parametrize(
@@ -110,13 +119,41 @@ def test_rows_that_are_no_examples(row: Any, told: str, tmp_path: Path) -> None:
 
 
 def test_a_text_in_one_column_is_no_example(tmp_path: Path) -> None:
-    assert not holds_examples(file(tmp_path, {"text": "a"}))
+    assert kind_of(file(tmp_path, {"text": "a"})) == "text"
     (tmp_path / "a.txt").write_text("prompt completion")
-    assert not holds_examples(str(tmp_path / "a.txt"))
+    assert kind_of(str(tmp_path / "a.txt")) == "text"
     with pytest.raises(DataError, match="question"):
         list(read_examples(file(tmp_path, {"prompt": "a", "completion": "b"}), ("question", "answer")))
     (example,) = read_examples(file(tmp_path, {"q": "a", "a": "b"}), ("q", "a"))
     assert example.messages[1]["content"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, ("a", "b", "c", True)),
+        ({"question": "a", "chosen": "b", "rejected": "c"}, ("a", "b", "c", False)),
+        ({"instruction": "a", "input": "x", "chosen": "b", "rejected": "c"}, ("a\n\nx", "b", "c", False)),
+        (
+            {name: [{"role": "user", "content": "a"}, {"role": "assistant", "content": name}] for name in PREFERENCES},
+            ("a", "chosen", "rejected", False),
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "a"}]}
+            | {name: [{"role": "assistant", "content": name}] for name in PREFERENCES},
+            ("a", "chosen", "rejected", False),
+        ),
+    ],
+)
+def test_what_rows_of_preferences_mean(row: Any, want: tuple[str, str, str, bool], tmp_path: Path) -> None:
+    path = file(tmp_path, row)
+    assert kind_of(path) == "preferences"
+    ((chosen, rejected),) = read_preferences(path)
+    said = [[message["content"] for message in one.messages] for one in (chosen, rejected)]
+    assert said == [[want[0], want[1]], [want[0], want[2]]]
+    assert chosen.bare == rejected.bare == want[3]
+    with pytest.raises(DataError, match="no field 'rejected'"):
+        list(read_preferences(file(tmp_path, {"prompt": "a", "chosen": "b"})))
 
 
 words = st.text(st.sampled_from("ab \n<|im_end|>é文"), min_size=1, max_size=8)
@@ -129,8 +166,8 @@ def test_only_replies_carry_loss(turns: list[str], speller: Speller, tokenizer: 
     assert speller.template is not None
     turns = turns[: len(turns) // 2 * 2]
     example = said(*turns)
-    ids, learned, end = speller.spell(example)
-    assert not end and len(ids) == len(learned)
+    ids, learned = speller.spell(example)
+    assert len(ids) == len(learned) and ids[-1] == tokenizer.end and not learned[-1]
     want = [[*tokenizer.encode(turn), speller.end] for turn in turns[1::2]]
     got, before = [], []
     for place, (id, loss) in enumerate(zip(ids, learned, strict=True)):
@@ -160,15 +197,15 @@ def test_templates_that_cannot_be_learned_from(tokenizer: Tokenizer, speller: Sp
 
 def test_a_text_in_two_parts_needs_no_template(tokenizer: Tokenizer) -> None:
     plain = Speller(None, tokenizer, (256,), 256)
-    ids, learned, end = plain.spell(said("ab", "c"))
-    assert ids == [256, *tokenizer.encode("abc")] and learned == [False, False, False, True] and end
+    ids, learned = plain.spell(said("ab", "c"))
+    assert ids == [256, *tokenizer.encode("abc"), 256] and learned == [False, False, False, True, True]
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_a_template_for_models_that_have_none(kind: str) -> None:
     own = train(TokenizerConfig(kind=kind), lambda: iter(["hello there, who are you?\n"] * 5))
     plain = Speller(ChatTemplate(template_for(own), {}), own, (), own.end)
-    ids, learned, _ = plain.spell(said("hi", "yes", "hi", "no"))
+    ids, learned = plain.spell(said("hi", "yes", "hi", "no"))
     assert [id for id, loss in zip(ids, learned, strict=True) if loss] == [
         *own.encode("yes"), own.end, *own.encode("no"), own.end,
     ]  # fmt: skip
@@ -247,18 +284,20 @@ def test_loss_of_answers_against_rows_read_alone(marked: Marked, config: Any) ->
 
 def test_on_disk_and_back(speller: Speller, tmp_path: Path) -> None:
     examples = [said("q" * (n + 1), f"a{n}") for n in range(60)]
-    splits = held_back(lambda: iter(examples), 0.2, 0.2)
-    assert sum(len(list(split())) for split in splits) == 60
+    splits = held_back(lambda: ((example,) for example in examples), 0.2, 0.2)
+    assert [len(list(split())) for split in splits] == [36, 12, 12]
     prepare_examples(splits, speller, 60, tmp_path / "data", lambda what, done: None)
-    prepared, marked, facts = open_examples(tmp_path / "data")
-    fitting = [example for example in splits[0]() if len(speller.spell(example).ids) < 60]
-    assert items(marked["train"]) == items(in_memory(fitting, speller, None)[0])
-    lost = sum(len(speller.spell(example).ids) >= 60 for example in examples)
+    prepared, facts = open_examples(tmp_path / "data")
+    fitting = [example for (example,) in splits[0]() if len(speller.spell(example).ids) <= 60]
+    assert items(open_marked(tmp_path / "data" / "train")) == items(in_memory(fitting, speller, None)[0])
+    lost = sum(len(speller.spell(example).ids) > 60 for example in examples)
     assert facts.long == lost > 0 and f"{lost} left out" in facts.left_out(60)
     assert prepared.train.facts.documents == facts.kept == len(fitting)
     with pytest.raises(DataError, match="none is left to train on"):
         prepare_examples(splits, speller, 5, tmp_path / "two", lambda what, done: None)
     with pytest.raises(DataError, match="too few"):
-        held_back(lambda: iter(examples[:5]), 0.2, 0.2)
+        held_back(lambda: ((example,) for example in examples[:5]), 0.2, 0.2)
+    with pytest.raises(ConfigError, match="below 1 together"):
+        held_back(lambda: ((example,) for example in examples), 0.5, 0.5)
     with pytest.raises(DataError, match="left out 60 of 60"):
         in_memory(examples, speller, 5)

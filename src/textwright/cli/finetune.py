@@ -13,8 +13,8 @@ def finetune(
     source: Annotated[str, typer.Argument(help="A file, a folder, a glob, builtin:python-docs, or hf:NAME.")],
     method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora or dora.")] = "full",
     learn: Annotated[
-        Literal["auto", "text", "answers"],
-        typer.Option(help="What carries loss: all of a text, or in examples and conversations the answers alone."),
+        Literal["auto", "text", "answers", "preferences"],
+        typer.Option(help="All of a text, the answers of examples alone, or rather one answer than another."),
     ] = "auto",
     fields: Annotated[
         tuple[str, str] | None, typer.Option(metavar="PROMPT ANSWER", help="Columns of a table with other names.")

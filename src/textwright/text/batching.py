@@ -27,6 +27,24 @@ POOL = 64  # batches whose windows are sorted by length together, to pad little
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """For each row of a batch another text, which is liked less.
+
+    Attributes:
+        tokens, targets, lengths: as in `Batch`; every row has a length.
+        margin: (rows,) float32, log-probability of the batch's own targets less that of these, by the model that
+            training began with.
+        beta: how far the model may go from there.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor
+    margin: Tensor
+    beta: float
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of text to learn from.
 
@@ -39,6 +57,7 @@ class Batch:
             texts go on from themselves alone.
         plain: number of targets as the corpus counts them, where they are read in other pieces; None: as they are.
         share: of the usual length; the learning rate follows it.
+        contrast: texts that are liked less; then a row is one target.
     """
 
     tokens: Tensor
@@ -49,11 +68,13 @@ class Batch:
     source_lengths: Tensor | None = None
     plain: int | None = None
     share: float = 1.0
+    contrast: Contrast | None = None
 
     @property
     def count(self) -> int:
         """Number of targets that carry loss."""
-        return int((self.targets != IGNORE).sum())
+        learned = self.targets != IGNORE
+        return int(learned.sum() if self.contrast is None else learned.any(1).sum())
 
     def rows(self, start: int, stop: int | None, stride: int = 1) -> Batch:
         """Some of the rows; where there is none, one row without a target, so that every process has work."""
@@ -67,9 +88,15 @@ class Batch:
         return self._map(lambda leaf: leaf.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(leaf) for name, leaf in given.items() if isinstance(leaf, Tensor)}
+        changed = _changed(self, change)
+        if self.contrast is not None:
+            changed["contrast"] = replace(self.contrast, **_changed(self.contrast, change))
         return replace(self, **changed)
+
+
+def _changed(item: Batch | Contrast, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    given = {field.name: getattr(item, field.name) for field in fields(item)}
+    return {name: change(leaf) for name, leaf in given.items() if isinstance(leaf, Tensor)}
 
 
 class Cursor(Config):

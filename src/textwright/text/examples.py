@@ -10,9 +10,9 @@ A row of .jsonl, .csv, .tsv or .parquet is one example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from textwright.errors import ConfigError, DataError
 from textwright.text.columns import COUPLES, couple, read_rows, text
@@ -21,6 +21,8 @@ from textwright.text.pair_source import files_of
 from textwright.text.sources import TABLES, plain, suffix
 from textwright.text.tokenizers import Tokenizer
 
+PREFERENCES = ("chosen", "rejected")
+ASKED = ("prompt", "question", "instruction")
 BARE = ("prompt", "completion")  # without a template the one follows the other
 CONVERSATIONS = ("messages", "conversations", "turns")  # columns that hold a list of what was said
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # as some data calls them
@@ -41,11 +43,10 @@ class Example(NamedTuple):
 
 
 class Spelled(NamedTuple):
-    """An example as ids, and which of them carry loss; whether the end of the text that follows them does, too."""
+    """An example as ids, the end of the text included, and which of them carry loss."""
 
     ids: list[int]
     learned: list[bool]
-    end: bool
 
 
 class Speller(NamedTuple):
@@ -72,7 +73,8 @@ class Speller(NamedTuple):
         if self.template is None:
             prompt, answer = (self.tokenizer.encode(message["content"]) for message in example.messages)
             before = [*self.start, *prompt]
-            return Spelled(before + answer, [False] * len(before) + [True] * len(answer), end=True)
+            answer += [self.tokenizer.end] * (answer[-1:] != [self.tokenizer.end])
+            return Spelled(before + answer, [False] * len(before) + [True] * len(answer))
         ids: list[int] = []
         learned: list[bool] = []
         try:
@@ -88,7 +90,9 @@ class Speller(NamedTuple):
             said = span.index(self.end) + 1 if reply else 0
             ids += span
             learned += [True] * said + [False] * (len(span) - said)
-        return Spelled(ids, learned, end=False)
+        if ids[-1] != self.tokenizer.end:
+            ids, learned = [*ids, self.tokenizer.end], [*learned, False]
+        return Spelled(ids, learned)
 
 
 def read_examples(source: str, fields: tuple[str, str] | None = None, encoding: str | None = None) -> Iterator[Example]:
@@ -102,15 +106,37 @@ def read_examples(source: str, fields: tuple[str, str] | None = None, encoding: 
             yield _example(row, where, fields)
 
 
-def holds_examples(source: str) -> bool:
-    """The source is a table whose first row is an example, and not a text in one column."""
+def read_preferences(
+    source: str, fields: tuple[str, str] | None = None, encoding: str | None = None
+) -> Iterator[tuple[Example, Example]]:
+    """The better and the worse example of every row of a file, or of several: a prompt (or a question, or an
+    instruction) with `chosen` and `rejected`, or these two alone, as conversations.
+
+    Args:
+        fields: names of the columns of the better and the worse answer.
+
+    Raises:
+        DataError: a file cannot be read, or a row holds no two answers.
+    """
+    names = fields or PREFERENCES
+    for path in files_of(source):
+        for where, row in read_rows(path, None, encoding):
+            if missing := [name for name in names if name not in row]:
+                raise DataError(f"{where}: there is no field {missing[0]!r}; the fields are {', '.join(map(str, row))}")
+            yield _answered(row, names[0], where), _answered(row, names[1], where)
+
+
+def kind_of(source: str) -> Literal["text", "answers", "preferences"]:
+    """What the first row of a table holds; a text in one column, or no table, is a text."""
     if source.startswith(("hf:", "builtin:")):
-        return False
+        return "text"
     for path in [path for path in files_of(source) if suffix(path) in TABLES][:1]:
         for _, row in islice(read_rows(path, None, None), 1):
+            if set(PREFERENCES) <= set(row):
+                return "preferences"
             pairs = any(question in row and answer in row for question, answer in COUPLES)
-            return pairs or any(name in row for name in CONVERSATIONS)
-    return False
+            return "answers" if pairs or any(name in row for name in CONVERSATIONS) else "text"
+    return "text"
 
 
 def template_for(tokenizer: Tokenizer) -> str:
@@ -147,6 +173,18 @@ def _example(row: Mapping[str, Any], where: str, fields: tuple[str, str] | None)
     return Example((*system, *roles), where, bare=tuple(name for name, _ in pair) == BARE and not system)
 
 
+def _answered(row: Mapping[str, Any], name: str, where: str) -> Example:
+    """The row with one of its answers."""
+    if isinstance(row[name], list):
+        before = row.get("prompt", [])
+        return Example(_messages([*(before if isinstance(before, list) else []), *row[name]], name, where), where)
+    asked = next((field for field in ASKED if field in row), ASKED[0])
+    given = {field: row[field] for field in ("system", "input") if field in row}
+    known = {"instruction": row.get(asked), "output": row[name], **given}
+    example = _example(known, where, None)
+    return example._replace(bare=asked == BARE[0] and not given)
+
+
 def _messages(value: Any, name: str, where: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: {name!r} must be a list of what was said, got {str(value)[:40]!r}")
@@ -165,8 +203,3 @@ def _message(item: Any, number: int, where: str) -> Message:
         like = '{"role": "user", "content": "…"}'
         raise DataError(f"{where}: message {number} must be like {like}, got {str(item)[:60]}")
     return {"role": ROLES.get(role, role), "content": plain(content)}
-
-
-def bare(examples: Sequence[Example]) -> bool:
-    """They are texts in two parts."""
-    return all(example.bare for example in examples)

@@ -1,6 +1,7 @@
 """Texts of which only some tokens carry loss: a corpus with a mark for each token, on disk and in batches.
 
 data/train, data/valid, data/test     corpora, a document for each example, and marks.bin: a byte for each token
+data/rejected/train, …                the same of the answers that are liked less, where there are two
 data/examples.json                    what was kept and what was left out
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,13 +30,15 @@ from textwright.text.corpus import (
     Prepared,
     Progress,
     mapped,
+    open_corpus,
     open_prepared,
     writing,
 )
 from textwright.text.examples import Example, Speller
 from textwright.text.sources import Piece
 
-Examples = Callable[[], Iterator[Example]]
+Rows = Callable[[], Iterator[tuple[Example, ...]]]  # an example each, or the better one of two answers and the other
+REJECTED = "rejected"
 FACTS = "examples.json"
 MARKS = "marks.bin"
 
@@ -110,7 +114,7 @@ class MarkedBuckets(LengthBuckets):
 
 
 def prepare_examples(
-    splits: tuple[Examples, Examples, Examples], speller: Speller, longest: int, folder: Path, progress: Progress
+    splits: tuple[Rows, Rows, Rows], speller: Speller, longest: int, folder: Path, progress: Progress
 ) -> None:
     """Write the training, validation and test examples into `folder`; what is longer than `longest` is left out.
 
@@ -118,22 +122,26 @@ def prepare_examples(
         DataError: an example cannot be spelled, or none is left for training or validation.
     """
     kept, long, where, most = [], 0, "", 0
-    for name, examples in zip(("train", "valid", "test"), splits, strict=True):
-        count, done = 0, 0
-        marks = bytearray()
-        with writing(folder / name, speller.tokenizer) as corpus:
-            for example in examples():
-                spelled, text = speller.spell(example), "\n".join(message["content"] for message in example.messages)
-                done += len(text)
+    first = next(splits[0](), ())
+    for name, rows in zip(("train", "valid", "test"), splits, strict=True):
+        places = [folder, folder / REJECTED][: len(first)]
+        marks, count, done = [bytearray() for _ in places], 0, 0
+        with ExitStack() as stack:
+            corpora = [stack.enter_context(writing(place / name, speller.tokenizer)) for place in places]
+            for row in rows():
+                spelled = [speller.spell(example) for example in row]
+                done += sum(len(said(example)) for example in row)
                 progress(f"encoding {name}", done)
-                if len(spelled.ids) + 1 > longest:
-                    long, where = long + 1, where or example.where
+                size = max(len(one.ids) for one in spelled)
+                if size > longest:
+                    long, where = long + 1, where or row[0].where
                     continue
-                corpus.append(Piece(text, last=True), spelled.ids)
-                closed = spelled.ids[-1] == speller.tokenizer.end  # else the corpus puts the end behind it
-                marks += bytes(spelled.learned if closed else [*spelled.learned, spelled.end])
-                count, most = count + 1, max(most, len(spelled.ids) + 1)
-        (folder / name / MARKS).write_bytes(marks)
+                count, most = count + 1, max(most, size)
+                for corpus, side, one, example in zip(corpora, marks, spelled, row, strict=True):
+                    corpus.append(Piece(said(example), last=True), one.ids)
+                    side += bytes(one.learned)
+        for place, side in zip(places, marks, strict=True):
+            (place / name / MARKS).write_bytes(side)
         kept.append(count)
     if not kept[0] or not kept[1]:
         lost = f"{long:,} are longer than {longest} tokens: --set examples.longest=…" if long else "give more of them"
@@ -155,12 +163,11 @@ def in_memory(examples: Sequence[Example], speller: Speller, longest: int | None
     ends, long = [], []
     for example in examples:
         spelled = speller.spell(example)
-        closed = spelled.ids[-1] == speller.tokenizer.end
-        if longest is not None and len(spelled.ids) + (not closed) > longest:
+        if longest is not None and len(spelled.ids) > longest:
             long.append(example.where)
             continue
-        ids += spelled.ids if closed else [*spelled.ids, speller.tokenizer.end]
-        learned += spelled.learned if closed else [*spelled.learned, spelled.end]
+        ids += spelled.ids
+        learned += spelled.learned
         ends.append(len(ids))
     lost = f"left out {len(long):,} of {len(examples):,} examples, which have more than {longest} tokens"
     told = f"{lost}, first {long[0]}" if long else ""
@@ -170,22 +177,22 @@ def in_memory(examples: Sequence[Example], speller: Speller, longest: int | None
     return Marked(Corpus(torch.tensor(ids), torch.tensor(ends), facts), torch.tensor(learned, dtype=torch.uint8)), told
 
 
-def open_examples(folder: Path) -> tuple[Prepared, dict[str, Marked], ExampleFacts]:
-    """Open what `prepare_examples` wrote: corpora, those with marks by the name of the split, and facts."""
-    prepared = open_prepared(folder)
+def open_examples(folder: Path) -> tuple[Prepared, ExampleFacts]:
+    """Open what `prepare_examples` wrote: the corpora, and facts."""
     try:
         facts = ExampleFacts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; prepare it again") from None
-    corpora = {"train": prepared.train, "valid": prepared.valid, "test": prepared.test}
-    marked = {
-        name: Marked(corpus, mapped(folder / name / MARKS, corpus.facts.tokens, torch.uint8))
-        for name, corpus in corpora.items()
-    }
-    return prepared, marked, facts
+    return open_prepared(folder), facts
 
 
-def held_back(examples: Examples, valid: float, test: float) -> tuple[Examples, Examples, Examples]:
+def open_marked(folder: Path) -> Marked:
+    """A split."""
+    corpus = open_corpus(folder)
+    return Marked(corpus, mapped(folder / MARKS, corpus.facts.tokens, torch.uint8))
+
+
+def held_back(rows: Rows, valid: float, test: float) -> tuple[Rows, Rows, Rows]:
     """Training, validation and test examples of one source. A hash of what was said first says where an example goes,
     so that equal ones stay together: the lowest ones are held back, at least one for each purpose that has a share.
 
@@ -195,7 +202,7 @@ def held_back(examples: Examples, valid: float, test: float) -> tuple[Examples, 
     """
     if valid + test >= 1:
         raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {valid} and {test}")
-    places = sorted({_place(example) for example in examples()})
+    places = sorted({_place(row) for row in rows()})
     if len(places) < DOCUMENTS:
         raise DataError(
             f"{len(places)} different examples are too few to hold some back: give --valid, or {DOCUMENTS} of them"
@@ -203,12 +210,17 @@ def held_back(examples: Examples, valid: float, test: float) -> tuple[Examples, 
     counts = [math.ceil(share * len(places)) for share in (test, valid)]
     first, second = places[counts[0]], places[min(sum(counts), len(places) - 1)]
 
-    def part(low: int, high: int) -> Iterator[Example]:
-        return (example for example in examples() if low <= _place(example) < high)
+    def part(low: int, high: int) -> Iterator[tuple[Example, ...]]:
+        return (row for row in rows() if low <= _place(row) < high)
 
     return partial(part, second, 2**64), partial(part, first, second), partial(part, 0, first)
 
 
-def _place(example: Example) -> int:
-    digest = hashlib.sha256(example.messages[0]["content"].encode("utf-8", "replace")).digest()
+def said(example: Example) -> str:
+    """The text of an example, for counts of characters and words."""
+    return "\n".join(message["content"] for message in example.messages)
+
+
+def _place(row: tuple[Example, ...]) -> int:
+    digest = hashlib.sha256(row[0].messages[0]["content"].encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8], "big")

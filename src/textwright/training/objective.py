@@ -17,6 +17,7 @@ from textwright.models.base import Hidden, LanguageModel, Source
 from textwright.models.state import State
 from textwright.text.batching import IGNORE, Batch
 from textwright.training.cross_entropy import CHUNK, cross_entropy
+from textwright.training.preference import preference_losses
 from textwright.training.sampled import Sampler
 
 
@@ -30,7 +31,7 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Next-token cross-entropy of a model, with a source or without.
+    """Next-token cross-entropy of a model, with a source or without; for batches with a contrast, see `preference`.
 
     Args:
         model: any model of the contract; this module is what data-parallel wrappers wrap.
@@ -54,6 +55,9 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, state: State | None = None) -> Losses:
         """The losses of the batch's targets, and the state after it."""
+        if batch.contrast is not None:
+            losses = preference_losses(self.model, batch, self.label_smoothing if self.training else 0.0)
+            return Losses(losses[0].sum(), losses[1].sum().detach(), None)
         if self.training and self.sampled:
             batch = self._guessed(batch)
         hidden, after = self._hidden(batch, state)
