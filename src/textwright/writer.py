@@ -254,6 +254,10 @@ class TextModel:
         ids = self.conversation_ids(turns, system, options.get("max_new_tokens"))
         return self.generate(ids, **options)[0]
 
+    def stream_reply(self, turns: Sequence[str], *, system: str | None = None, **options: Any) -> Iterator[Chunk]:
+        """As `reply`, part by part while it is written."""
+        return self.stream(self.conversation_ids(turns, system, options.get("max_new_tokens")), **options)
+
     def conversation_ids(
         self, turns: Sequence[str], system: str | None = None, room: int | None = None
     ) -> tuple[int, ...]:

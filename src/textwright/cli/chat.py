@@ -6,11 +6,15 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from textwright.cli import ways
+
+if TYPE_CHECKING:
+    from textwright.pair_model import PairModel
+    from textwright.writer import TextModel
 
 
 def chat(
@@ -50,11 +54,23 @@ def chat(
     turns: list[str] = []
     for line in _said():
         turns.append(line)
-        reply = model.reply(turns, seed=None if seed is None else seed + len(turns), **options)
-        turns.append(reply.text)
-        typer.echo(reply.text)
+        parts = _reply(model, turns, {**options, "seed": None if seed is None else seed + len(turns)})
+        turns.append("")
+        for part in parts:
+            turns[-1] += part
+            typer.echo(part, nl=False)
+        typer.echo()
     if drawn:
         tell(f"seed {seed}: add --seed {seed} to get the same again")
+
+
+def _reply(model: TextModel | PairModel, turns: list[str], options: dict[str, Any]) -> Iterator[str]:
+    """The next turn, part by part as it is written where that is known before its end."""
+    from textwright.writer import TextModel
+
+    if not isinstance(model, TextModel) or options["strategy"] in ("beam", "mbr") or options["preset"] == "translate":
+        return iter([model.reply(turns, **options).text])
+    return (chunk.text for chunk in model.stream_reply(turns, **options))
 
 
 def _said() -> Iterator[str]:
