@@ -49,7 +49,7 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
-    model = load(run, device="cpu")
+    model = _opened(run)
     if isinstance(model, PairModel):
         return _export_pairs(model, run, out, licence)
     if not isinstance(model.model, TransformerLM | PretrainedLM):
@@ -91,6 +91,13 @@ def _export_pairs(model: PairModel, run: Path, out: Path, licence: str | None) -
     return found[0]
 
 
+def _opened(run: Path, *, apart: bool = False) -> TextModel | PairModel:
+    """The run in float32, in which the engines are compared."""
+    model = load(run, device="cpu", apart=apart)
+    model.model.float()
+    return model
+
+
 def _examples(model: PairModel, run: Path) -> list[Example]:
     """Real sources of the run's validation pairs, or a few of ours, and what is written for them."""
     pairs = raw_pairs(run / "data" / "valid") if (run / "data").is_dir() else []
@@ -121,7 +128,7 @@ def export_peft(run: Path, out: Path) -> Parity:
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
-    model = as_writer(load(run, device="cpu", apart=True), run)
+    model = as_writer(_opened(run, apart=True), run)
     network, config = model.model, model.config
     if config.adapter is None or not isinstance(network, TransformerLM):
         raise CheckpointError(
@@ -155,7 +162,7 @@ def export_gguf(run: Path, out: Path, packing: Packing) -> str:
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another file")
-    model = as_writer(load(run, device="cpu"), run)
+    model = as_writer(_opened(run), run)
     network = model.model
     if not isinstance(network, TransformerLM):
         raise CheckpointError(f"{run} is a {model.config.model.family}, and GGUF is for Transformers of Llama's shape")
@@ -181,7 +188,7 @@ def export_onnx(run: Path, out: Path) -> Parity:
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
-    model = as_writer(load(run, device="cpu"), run)
+    model = as_writer(_opened(run), run)
     network, tokenizer = model.model, model.tokenizer
     if not isinstance(network, RecurrentLM):
         raise CheckpointError(

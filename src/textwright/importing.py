@@ -19,6 +19,7 @@ from textwright.interop.memory import check_room, need
 from textwright.interop.pair_formats import PAIR_FORMATS, native_pairs
 from textwright.interop.peft import read_peft
 from textwright.models import LanguageModel, TransformerConfig
+from textwright.models.base import Precision
 from textwright.models.transformer import TransformerLM
 from textwright.run import (
     ADAPTER,
@@ -47,7 +48,14 @@ Way = Literal["auto", "native", "transformers"]
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
-def import_model(place: str, out: Path, way: Way = "auto", task: Task | None = None, prefix: str = "") -> LanguageModel:
+def import_model(
+    place: str,
+    out: Path,
+    way: Way = "auto",
+    task: Task | None = None,
+    prefix: str = "",
+    precision: Precision = "float32",
+) -> LanguageModel:
     """A folder in the layout of the Hugging Face hub, a name there, or a GGUF file becomes the run `out`.
 
     Everything is read and checked before anything is written.
@@ -57,6 +65,7 @@ def import_model(place: str, out: Path, way: Way = "auto", task: Task | None = N
             the first if it can be.
         task: of a model with a source: what it does.
         prefix: of a model with a source: what is put in front of every one.
+        precision: of the weights of a Transformer of ours, which then are never held in a wider one.
 
     Raises:
         ConfigError: the place does not exist or cannot be reached, `out` is taken, or a task is missing or too many.
@@ -67,6 +76,8 @@ def import_model(place: str, out: Path, way: Way = "auto", task: Task | None = N
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
     if folder.kind in PAIR_FORMATS:
+        if precision != "float32":
+            raise ConfigError(f"{place} is a {folder.kind}: --precision is for models without a source")
         return _import_pairs(place, folder, out, task, prefix)
     if task is not None or prefix:
         raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task and --prefix")
@@ -75,12 +86,15 @@ def import_model(place: str, out: Path, way: Way = "auto", task: Task | None = N
     if way == "native" or (way == "auto" and folder.kind in FORMATS) or not path.is_dir():
         if way == "transformers":
             raise ConfigError(f"{place} is a file of llama.cpp, and the transformers library runs none: leave out --as")
-        model = native(folder)
+        model = native(folder, precision)
+    elif precision != "float32":
+        raise ConfigError(f"{place} is kept as the library's own {folder.kind}, in float32: leave out --precision")
     else:
         model = adopted(folder)
     generation = generation_of(folder, tokenizer, model.config.vocab)
     named = {name: word for name in ("bos_token", "eos_token") if (word := _word(folder, name)) is not None}
-    config = ImportedRun.parse({"origin": place, "kind": folder.kind, "model": model.config.dump(), "named": named})
+    given = {"origin": place, "kind": folder.kind, "precision": precision, "model": model.config.dump()}
+    config = ImportedRun.parse({**given, "named": named})
     if folder.template is not None:  # one that cannot be read is told before anything is written
         ChatTemplate(folder.template, named)
     out.mkdir(parents=True, exist_ok=True)
@@ -156,7 +170,14 @@ def import_adapter(place: Path, base: Path, out: Path) -> None:
     if (template := read_template(base)) is not None:
         write_template(out, template)
     write_file(out / ADAPTER, lambda path: save_tensors(path, values))
-    given = {"origin": str(place), "kind": "adapter", "model": config.model.dump(), "adapter": adapter.dump()}
+    precision = config.precision if isinstance(config, ImportedRun) else "float32"
+    given = {
+        "origin": str(place),
+        "kind": "adapter",
+        "precision": precision,
+        "model": config.model.dump(),
+        "adapter": adapter.dump(),
+    }
     write_manifest(out, ImportedManifest(config=ImportedRun.parse({**given, "named": config.named})))
 
 

@@ -37,6 +37,7 @@ from textwright.models import (
     TextModelConfig,
     TransformerConfig,
 )
+from textwright.models.base import Precision, building
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
@@ -196,6 +197,7 @@ class ImportedRun(Config):
     Attributes:
         origin: the folder or the name on the hub that it came from.
         kind: the architecture it is there.
+        precision: of its weights, on the disk and in memory.
         adapter: what was put on it, or None.
         named: control tokens that its chat template knows by name, as in bos_token.
     """
@@ -203,6 +205,7 @@ class ImportedRun(Config):
     task: Literal["imported"] = "imported"
     origin: str
     kind: str
+    precision: Precision = "float32"
     model: Annotated[TransformerConfig | PretrainedConfig, Field(discriminator="family")]
     adapter: LowRankConfig | None = None
     named: dict[str, str] = Field(default_factory=dict)
@@ -387,7 +390,8 @@ def load_model(
 ) -> LanguageModel:
     """The best model of a run, in evaluation mode; an adapter is a part of its weights, or with `apart` beside them."""
     with torch.random.fork_rng(devices=[]):
-        model = config.model.build().to(device)
+        with building(config.precision if isinstance(config, ImportedRun) else "float32"):
+            model = config.model.build().to(device)
         load_weights(model, folder / "model.safetensors")
         if not isinstance(config, WithSource) and config.adapter is not None:
             lora.attach(model, config.adapter)

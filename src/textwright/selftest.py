@@ -22,6 +22,7 @@ from textwright.training.forensics import finite
 from textwright.writer import TextModel
 
 TOLERANCE = 1e-4  # of logits, relative to their largest value
+COARSE = 5e-2  # of weights in bfloat16
 NARROW = 5  # tokens of the brute-force vocabulary
 LENGTH = 3  # tokens of a brute-force text
 
@@ -95,12 +96,14 @@ class Case:
 
 
 @torch.no_grad()
-def selftest(writer: TextModel | PairModel, tolerance: float = TOLERANCE) -> list[Check]:
+def selftest(writer: TextModel | PairModel, tolerance: float | None = None) -> list[Check]:
     """All checks on one model. Weights that are not finite end it at once, with the layer named."""
     model = writer.model.eval()
     for name, parameter in model.named_parameters():
         if not finite(parameter):
             return [Check("finite weights", False, f"{name} holds a number that is not finite")]
+    if tolerance is None:
+        tolerance = COARSE if model.head.weight.dtype == torch.bfloat16 else TOLERANCE
     case = Case.of(model, tolerance)
     checks: list[Callable[[Case], Check]] = [
         by_steps,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import textwright
 from textwright.errors import CheckpointError
 from textwright.exporting import export_huggingface
-from textwright.interop import huggingface
+from textwright.interop import formats, huggingface
 from textwright.run import ImportedRun
 
 transformers = pytest.importorskip("transformers")
@@ -301,3 +301,35 @@ def test_a_recurrent_model_steps_elsewhere(run: Run, trained: dict[str, Path], t
     run("export", trained["lstm"], tmp_path / "no", "--to", "gguf").fails("is a lstm")
     run("export", trained["lstm"], tmp_path / "no", "--packing", "f16").fails("--to gguf")
     assert not (tmp_path / "no").exists()
+
+
+def test_weights_of_half_the_size(run: Run, theirs: Path, imported: Path, text: Path, tmp_path: Path) -> None:
+    """bfloat16 on the disk and in memory; what is learned from there, and what leaves, is float32."""
+    small = tmp_path / "small"
+    result = run("import", theirs, "--precision", "bfloat16", "--out", small)
+    assert result.code == 0, result.err
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (small, imported)]
+    assert sizes[0] < 0.6 * sizes[1]
+    model = textwright.load(small).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    for words in (
+        ("generate", small, "--prompt", "The", "--max-new-tokens", "5"),
+        ("evaluate", small, "--data", text, "--stride", "32"),
+        ("selftest", small),
+        ("finetune", small, text, "--steps", "2", "--method", "lora", "--out", tmp_path / "tuned"),
+        ("export", small, tmp_path / "out"),
+    ):
+        result = run(*words)
+        assert result.code == 0, (words, result.out, result.err)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for mine, other in zip(model.parameters(), imported_weights(again, model), strict=True):
+        assert torch.equal(mine.float(), other)
+    run("import", theirs, "--as", "transformers", "--precision", "bfloat16", "--out", tmp_path / "no").fails("float32")
+
+
+def imported_weights(theirs: Any, model: Any) -> list[torch.Tensor]:
+    """Their weights in the places and the order of ours."""
+    table = formats.form_of(model.config).table(model.config)
+    tensors = dict(theirs.state_dict())
+    found = {part.ours: torch.cat([tensors[name] for name in part.theirs]) for part in table}
+    return [found[name] for name, _ in model.named_parameters()]

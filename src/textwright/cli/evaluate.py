@@ -72,13 +72,14 @@ def evaluate(
         options |= {"--baselines": baselines or None}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
-        if answers:
+        texts = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
+        own = model.config.task == "write" and model.config.examples is not None
+        if answers or (own and not degeneration and not any(texts.values())):
             if degeneration or cache is not None or dynamic or stride is not None:
                 raise ConfigError("--answers measures examples as they are: leave out the options for texts")
             _answers(model, run, data, fields, json)
         elif degeneration:
-            useless = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
-            _degeneration(model, run, useless, seed or 0, json)
+            _degeneration(model, run, texts, seed or 0, json)
         else:
             _text(model, run, data, stride, cache, dynamic, json)
         return

@@ -25,6 +25,10 @@ def import_(
         typer.Option(help="What a model with a source does (T5, BART, Marian, Pegasus)."),
     ] = None,
     prefix: Annotated[str, typer.Option(help="What such a model wants in front of every source.")] = "",
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of the weights, here and in memory: bfloat16 takes half the room."),
+    ] = "float32",
     base: Annotated[
         Path | None, typer.Option(help="MODEL is an adapter as peft writes it, for the model of this run.")
     ] = None,
@@ -36,9 +40,9 @@ def import_(
 
     out = Path("runs") / Path(model).name if out is None else out
     if base is None:
-        network = import_model(model, out, way, task, prefix)
+        network = import_model(model, out, way, task, prefix, precision)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
-    elif way != "auto" or task is not None or prefix:
+    elif way != "auto" or task is not None or prefix or precision != "float32":
         raise ConfigError("an adapter is for the model of its base, however that was imported: leave out the rest")
     else:
         import_adapter(Path(model), base, out)

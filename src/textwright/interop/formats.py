@@ -13,6 +13,7 @@ from textwright.interop.folder import Folder, under
 from textwright.interop.memory import check_room, need
 from textwright.interop.tables import Part, read, write
 from textwright.models import TransformerConfig
+from textwright.models.base import Precision, building
 from textwright.models.pretrained import PretrainedLM
 from textwright.models.transformer import TransformerLM
 
@@ -68,7 +69,7 @@ def read_config(folder: Folder, config: Callable[[Mapping[str, Any]], C]) -> C:
         raise CheckpointError(f"{folder.path / 'config.json'} makes no model: {error}") from None
 
 
-def native(folder: Folder) -> TransformerLM:
+def native(folder: Folder, precision: Precision = "float32") -> TransformerLM:
     """The model in a folder as one of ours, in evaluation mode.
 
     Raises:
@@ -77,8 +78,9 @@ def native(folder: Folder) -> TransformerLM:
     """
     form = format_of(folder)
     config = read_config(folder, form.config)
-    check_room(need(config), f"{folder.path.name}, its weights in float32,")
-    model = config.build()
+    check_room(need(config, precision), f"{folder.path.name}, its weights in {precision},")
+    with building(precision):
+        model = config.build()
     head = ("lm_head.weight",) if config.tied else ()  # some files repeat the embedding
     read(model, form.table(config), under(folder.weights, form.prefix), (*form.ignored, *head))
     return model.eval()

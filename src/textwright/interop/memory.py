@@ -9,6 +9,7 @@ import torch
 
 from textwright.errors import ConfigError
 from textwright.models import BaseConfig
+from textwright.models.base import Precision
 
 GIB = 2**30
 
@@ -22,10 +23,10 @@ def free() -> int | None:
     return int(told[1]) * 1024 if told else None
 
 
-def need(config: BaseConfig) -> int:
-    """Bytes of the weights in float32; nothing is allocated to find out."""
+def need(config: BaseConfig, precision: Precision = "float32") -> int:
+    """Bytes of the weights; nothing is allocated to find out."""
     with torch.device("meta"):
-        return 4 * config.build().count_parameters()
+        return (2 if precision == "bfloat16" else 4) * config.build().count_parameters()
 
 
 def check_room(wanted: int, name: str) -> None:

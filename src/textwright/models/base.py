@@ -13,9 +13,10 @@ it is passed to; exhaustive beam search equals brute force, and continuous batch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -97,6 +98,20 @@ class Output:
         """The state, for callers that passed one in."""
         assert self.state is not None
         return self.state
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@contextmanager
+def building(precision: Precision) -> Iterator[None]:
+    """Models that are built meanwhile have weights of this precision from the beginning: there is no larger copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class BaseConfig(Config):
