@@ -29,6 +29,7 @@ METHODS: dict[str, dict[str, Any] | None] = {  # of fine-tuning: what learns, se
     "lora": {},
     "rslora": {"stabilised": True},
     "dora": {"magnitude": True},
+    "qlora": {"packed": "int4"},
 }
 Learn = Literal["auto", "text", "answers", "preferences"]
 WHOLE = 512  # tokens of an example
@@ -98,7 +99,8 @@ def finetune(
 
     Args:
         base: a run that was trained on a text or imported.
-        method: "full" for all weights, "lora", "rslora" or "dora" for an adapter.
+        method: "full" for all weights, "lora", "rslora" or "dora" for an adapter, "qlora" for one on weights of four
+            bits.
         learn: "text": every token carries loss; "answers": `source` holds prompts with answers or conversations, and
             only what the model should say does; "preferences": of two answers one becomes likelier than the other;
             "auto": what the source looks like.

@@ -9,6 +9,7 @@ import torch
 
 from textwright import plan
 from textwright.interop.memory import GIB
+from textwright.models.quantized import weight_bytes
 from textwright.run import TextRun, merge, parse_run, restrict
 from textwright.training.checkpoint import learned
 from textwright.training.hardware import choose
@@ -43,15 +44,14 @@ def expense(asked: Mapping[str, Any]) -> Expense:
     assert isinstance(config, TextRun)
     with torch.device("meta"):
         model = config.model.build()
+        whole = model.count_parameters()
         restrict(model, config)
     learning = sum(parameter.numel() for parameter in learned(model).values())
-    parameters = model.count_parameters()
-    base = parameters - (learning if config.adapter is not None else 0)
     table = 0 if config.model.tied else config.model.vocab * config.model.width  # takes part in no product
-    products = base - table
+    products = whole - table
     # A product a weight forwards and one for what lies below it backwards; what learns has one for itself.
     operations = 4 * products + 2 * min(learning, products)
     training = asked.get("training", {})
     place = choose(training.get("device", "auto"), training.get("precision", "auto"))
-    memory = 4 * parameters + 12 * learning
-    return Expense(base, learning, memory, place.rate * REACHED / operations)
+    memory = weight_bytes(model) + 12 * learning
+    return Expense(whole, learning, memory, place.rate * REACHED / operations)

@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from textwright import __version__
 from textwright.adapting import lora
 from textwright.adapting.lora import LowRankConfig
+from textwright.adapting.packed import pack, rounded
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
@@ -153,6 +154,8 @@ class TextRun(BaseRun):
             raise ValueError("examples are read whole: leave out training.varied_context")
         if self.training.softmax_samples:
             raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
+        if self.adapter is not None and self.adapter.packed and isinstance(self.model, RecurrentConfig):
+            raise ValueError(f"adapter.packed is for Transformers, and this is a {self.model.family}: leave it out")
         if self.adapter is not None and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
             raise ValueError("model.weight_drop is for recurrent weights that learn: leave it out with an adapter")
 
@@ -394,6 +397,8 @@ def load_model(
             model = config.model.build().to(device)
         load_weights(model, folder / "model.safetensors")
         if not isinstance(config, WithSource) and config.adapter is not None:
+            if config.adapter.packed is not None:  # what it was trained on
+                rounded(model, config.adapter.packed)
             lora.attach(model, config.adapter)
             fill(lora.tensors(model), folder / ADAPTER)
             if not apart:
@@ -431,6 +436,8 @@ def restrict(model: LanguageModel, config: TextRun) -> None:
     if config.adapter is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
+            if config.adapter.packed is not None:
+                pack(model, config.adapter.packed)
             lora.attach(model, config.adapter)
     names = [name for name, _ in model.named_parameters()]
     for beginning in config.frozen:

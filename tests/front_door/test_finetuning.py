@@ -55,6 +55,19 @@ def test_it_begins_where_the_base_ended_and_learns(
     assert textwright.load(out).generate("Ten", seed=1, max_new_tokens=5)[0].tokens
 
 
+def test_a_base_of_four_bits(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
+    """The run that is opened is the function that was trained: its loss is the last look's."""
+    out = tmp_path / "out"
+    asked = ("finetune", trained["transformer"], other, *STEPS, "--method", "qlora", "--valid", other, "--out", out)
+    result = run(*asked, "--set", "training.precision=float32")
+    assert result.code == 0, result.err
+    best = min(look.valid_loss for look in progress(out).evaluations)
+    told = json.loads(run("evaluate", out, "--data", other, "--json", "--stride", "16").out)
+    assert told["loss"] == pytest.approx(best, abs=2e-3)
+    asked = ("finetune", trained["lstm"], other, *STEPS, "--method", "qlora", "--out", tmp_path / "two")
+    run(*asked).fails("adapter.packed is for Transformers")
+
+
 def test_it_goes_on_without_its_base(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(trained["lstm"], base)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from textwright.adapting.packed import PackedLinear, Packing
 from textwright.config import Config
 from textwright.errors import ConfigError
 from textwright.models.attention import CrossAttention, SelfAttention
@@ -46,6 +47,7 @@ class LowRankConfig(Config):
     stabilised: bool = Field(False, description="scaled by α ÷ √rank instead (rsLoRA)")
     magnitude: bool = Field(False, description="the norms of rows learn by themselves (DoRA)")
     dropout: float = Field(0.0, ge=0, lt=1, description="of what A reads")
+    packed: Packing | None = Field(None, description="the base stands in so few bits under it (QLoRA)")
     targets: tuple[str, ...] = Field((), description="ends of names of weights, as in qkv.weight; none: all inner ones")
 
     @property
@@ -218,8 +220,9 @@ def merge(model: nn.Module) -> None:
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
     """For a while the active adapters are part of the weights of linear layers, which is faster to write with;
-    afterwards these are what they were, bit by bit."""
-    every = [(module, adapter) for module, adapter in _linear(model) if adapter.active]
+    afterwards these are what they were, bit by bit. Packed ones stay as they are."""
+    linear = [pair for pair in _linear(model) if not isinstance(pair[0], PackedLinear)]
+    every = [(module, adapter) for module, adapter in linear if adapter.active]
     before = [(module.weight.detach().clone(), adapter.active) for module, adapter in every]
     try:
         with torch.no_grad():

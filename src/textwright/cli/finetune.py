@@ -11,7 +11,7 @@ import typer
 def finetune(
     base: Annotated[Path, typer.Argument(help="A run that was trained on a text, or imported.")],
     source: Annotated[str, typer.Argument(help="A file, a folder, a glob, builtin:python-docs, or hf:NAME.")],
-    method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora or dora.")] = "full",
+    method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora, dora or qlora.")] = "full",
     learn: Annotated[
         Literal["auto", "text", "answers", "preferences"],
         typer.Option(help="All of a text, the answers of examples alone, or rather one answer than another."),
