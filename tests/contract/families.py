@@ -105,9 +105,10 @@ PRETRAINED = {
 # An adapter on a family: beside its weights, or a part of them.
 LORA, DORA = LowRankConfig(rank=2), LowRankConfig(rank=2, magnitude=True)
 ADAPTED = {
-    f"{family}-{name}-{'merged' if merged else 'beside'}": (family, config, merged)
-    for family in ("lstm", "gru", "transformer", "llama-like", "seq2seq-lstm-general", "encdec-t5-like")
-    for name, config in (("lora", LORA), ("dora", DORA))
-    for merged in (False, True)
-    if family in ("lstm", "llama-like") or (name == "lora" and not merged)
+    "lstm-lora-beside": ("lstm", LORA, False),
+    "lstm-dora-merged": ("lstm", DORA, True),
+    "llama-like-dora-beside": ("llama-like", DORA, False),
+    "llama-like-lora-merged": ("llama-like", LORA, True),
+    "seq2seq-lora-beside": ("seq2seq-lstm-general", LORA, False),
+    "encdec-lora-beside": ("encdec-t5-like", LORA, False),
 }
