@@ -46,6 +46,7 @@ from textwright.text.marked import (
 )
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import Tokenizer
+from textwright.text_job import learned_here
 from textwright.training.hardware import Hardware, autocast
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
@@ -112,7 +113,7 @@ class ExampleJob(Job):
         assert isinstance(config, TextRun) and config.base is not None
         base, facts = Path(config.base), open_examples(data)[1]
         Tokenizer.load(base / "tokenizer.json").save(out / "tokenizer.json")
-        generation = read_generation(base, GenerationConfig)
+        generation = learned_here(read_generation(base, GenerationConfig), open_examples(data)[0].train)
         allowed = tuple(id for id in generation.unseen if id != facts.end)
         write_generation(out, generation.model_copy(update={"end": facts.end, "unseen": allowed}))
         if facts.template is not None:
