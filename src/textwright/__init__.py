@@ -10,15 +10,15 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "finetune", "load", "train", "train_pairs"]
+__all__ = ["__version__", "finetune", "finetune_pairs", "load", "train", "train_pairs"]
 
 if TYPE_CHECKING:
-    from textwright.api import finetune, load, train, train_pairs
+    from textwright.api import finetune, finetune_pairs, load, train, train_pairs
 
 
 def __getattr__(name: str) -> Any:
     # Lazily, because torch takes seconds to import and `textwright --help` should not.
-    if name in ("finetune", "load", "train", "train_pairs"):
+    if name in ("finetune", "finetune_pairs", "load", "train", "train_pairs"):
         from textwright import api
 
         return getattr(api, name)

@@ -14,12 +14,15 @@ from textwright.fit import Audience, default_folder, fit
 from textwright.models import PretrainedConfig, TransformerConfig
 from textwright.opening import load, load_pairs, load_writer
 from textwright.pair_model import PairModel
-from textwright.run import WithSource, merge, read_run
+from textwright.run import PairRun, WithSource, merge, read_run
 from textwright.text.examples import kind_of
+from textwright.text.pair_source import files_of
+from textwright.text.pair_source import kind_of as kind_of_pairs
 from textwright.text.pairs import PairSource
+from textwright.text.tokenizers import Tokenizer
 from textwright.writer import TextModel
 
-__all__ = ["PairModel", "TextModel", "finetune", "load", "train", "train_pairs"]
+__all__ = ["PairModel", "TextModel", "finetune", "finetune_pairs", "load", "train", "train_pairs"]
 
 CELLS = ("rnn", "gru", "lstm")
 RATE = 1e-4  # of fine-tuning, for weights that were trained long
@@ -133,11 +136,9 @@ def asked_on(
 ) -> dict[str, Any]:
     """A request for `fit` from the arguments of `finetune`: the base's model and tokenizer, a rate that suits weights
     which know something already, and contexts that a step can pay for."""
-    if method not in METHODS:
-        raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)}")
-    config, adapter = read_run(base), METHODS[method]
+    config, adapter = read_run(base), _adapter(method)
     if isinstance(config, WithSource):
-        raise ConfigError(f"{base} was trained to {config.task}: fine-tuning takes runs that go on writing a text")
+        raise ConfigError(f"{base} was trained to {config.task}, from pairs: fine-tune it with finetune_pairs")
     if fields is not None and learn == "text":
         raise ConfigError(
             "fields name the columns of prompt and answer, and every token of a text is learned: leave out one"
@@ -172,6 +173,106 @@ def asked_on(
             **({} if fields is None else {"fields": list(fields)}),
         }
     return override(merge(request, known), assignments)
+
+
+def finetune_pairs(
+    base: str | Path,
+    pairs: PairSource | Sequence[PairSource],
+    *,
+    method: str = "full",
+    prefix: str | None = None,
+    valid: PairSource | Sequence[PairSource] = (),
+    test: PairSource | Sequence[PairSource] = (),
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    audience: Audience | None = None,
+) -> PairModel:
+    """Train a run's model that writes with a source on, on other pairs. Sources are composed as the base's were: what
+    stood in front of every one of them still does.
+
+    Args:
+        base: a run that was trained on pairs, or imported with a task.
+        method: as in `finetune`.
+        prefix: put in front of every source that names none; None: what the base was trained with.
+
+    The other arguments, and what is raised, are those of `train_pairs`."""
+    sides = _listed(pairs), _listed(valid), _listed(test)
+    request = asked_on_pairs(Path(base), *sides, method, prefix, minutes, steps, epochs, seed)
+    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
+    folder = Path(out) if out else default_folder(sides[0][0].path, Path(base).name)
+    outcome = fit(request, folder, audience or Audience())
+    if not outcome.complete:
+        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    return load_pairs(folder)
+
+
+def asked_on_pairs(
+    base: Path,
+    pairs: Sequence[PairSource],
+    valid: Sequence[PairSource],
+    test: Sequence[PairSource],
+    method: str,
+    prefix: str | None,
+    minutes: float | None,
+    steps: int | None,
+    epochs: float | None,
+    seed: int,
+    assignments: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """A request for `fit` from the arguments of `finetune_pairs`.
+
+    Raises:
+        ConfigError: the base writes without a source, or for several tasks and the pairs do not say which one.
+    """
+    config, adapter = read_run(base), _adapter(method)
+    if not isinstance(config, WithSource):
+        raise ConfigError(f"{base} goes on writing a text and has no source: textwright finetune {base} TEXT")
+    first, second, third = (
+        [_composed(source, config, base, prefix) for source in side] for side in (pairs, valid, test)
+    )
+    request = asked_pairs(
+        config.task, first, second, third, "transformer", str(base / "tokenizer.json"), minutes, steps, epochs, seed
+    )
+    rate = RATE if adapter is None else ADAPTER_RATE
+    known: dict[str, Any] = {
+        "base": str(base),
+        "model": config.model.dump(),
+        "cut": config.cut,
+        "language": config.language,
+        "lowercase": config.lowercase,
+        "training": {
+            "optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01},
+            "averaging": {"kind": "none"},
+            "label_smoothing": config.training.label_smoothing if isinstance(config, PairRun) else 0.0,
+        },
+    }
+    if not Tokenizer.load(base / "tokenizer.json").same(Tokenizer.load(base / "source_tokenizer.json")):
+        known["source_tokenizer"] = {"kind": str(base / "source_tokenizer.json")}
+    if adapter is not None:
+        known["adapter"] = adapter
+    return override(merge(request, known), assignments)
+
+
+def _adapter(method: str) -> dict[str, Any] | None:
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)}")
+    return METHODS[method]
+
+
+def _composed(source: PairSource, config: WithSource, base: Path, prefix: str | None) -> PairSource:
+    """Pairs whose sources are composed as the base's were, unless they say how themselves."""
+    prefixes = {pairs.prefix for pairs in config.pairs} if prefix is None else {prefix}
+    if not source.prefix and len(prefixes) > 1:
+        told = ", ".join(repr(prefix) for prefix in sorted(prefixes))
+        raise ConfigError(f"{base} has several tasks; say by a prefix which one these pairs are for: {told}")
+    changes: dict[str, Any] = {} if source.prefix else {"prefix": prefixes.pop()}
+    if source.turns is None and config.pairs[0].turns and kind_of_pairs(source, files_of(source.path)[0]) == "dialogue":
+        changes["turns"] = config.pairs[0].turns
+    return source.model_copy(update=changes)
 
 
 def asked(

@@ -23,13 +23,13 @@ from textwright.run import (
     ImportedRun,
     PairRun,
     TextRun,
-    begin_from,
     read_generation,
     read_run,
     read_template,
     write_generation,
     write_template,
 )
+from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import Batch, Batches
 from textwright.text.conversations import ChatTemplate
 from textwright.text.corpus import Corpus, Progress
@@ -46,7 +46,6 @@ from textwright.text.marked import (
 )
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import Tokenizer
-from textwright.text_job import learned_here
 from textwright.training.hardware import Hardware, autocast
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
@@ -113,7 +112,7 @@ class ExampleJob(Job):
         assert isinstance(config, TextRun) and config.base is not None
         base, facts = Path(config.base), open_examples(data)[1]
         Tokenizer.load(base / "tokenizer.json").save(out / "tokenizer.json")
-        generation = learned_here(read_generation(base, GenerationConfig), open_examples(data)[0].train)
+        generation = learned_since(read_generation(base, GenerationConfig), open_examples(data)[0].train)
         allowed = tuple(id for id in generation.unseen if id != facts.end)
         write_generation(out, generation.model_copy(update={"end": facts.end, "unseen": allowed}))
         if facts.template is not None:

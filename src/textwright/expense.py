@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from textwright import plan
+from textwright import plan, plan_pairs
 from textwright.interop.memory import GIB
 from textwright.models.quantized import weight_bytes
-from textwright.run import TextRun, merge, parse_run, restrict
+from textwright.run import merge, parse_run
+from textwright.run_model import restrict
 from textwright.training.checkpoint import learned
 from textwright.training.hardware import choose
 
@@ -39,16 +40,20 @@ def expense(asked: Mapping[str, Any]) -> Expense:
     Raises:
         ConfigError: the request makes no run.
     """
-    plan.check(asked)
-    config = parse_run(merge(plan.neutral(asked), asked))
-    assert isinstance(config, TextRun)
+    if asked.get("task", "write") == "write":
+        plan.check(asked)
+        config = parse_run(merge(plan.neutral(asked), asked))
+    else:
+        plan_pairs.check(asked)
+        config = plan_pairs.parsed(asked)
     with torch.device("meta"):
         model = config.model.build()
         whole = model.count_parameters()
         restrict(model, config)
     learning = sum(parameter.numel() for parameter in learned(model).values())
     table = 0 if config.model.tied else config.model.vocab * config.model.width  # takes part in no product
-    products = whole - table
+    # With a source there are two stacks, and a token goes through one of them.
+    products = (whole - table) // (1 if config.task == "write" else 2)
     # A product a weight forwards and one for what lies below it backwards; what learns has one for itself.
     operations = 4 * products + 2 * min(learning, products)
     training = asked.get("training", {})

@@ -22,18 +22,17 @@ from textwright.run import (
     ADAPTER,
     TASKS,
     TEMPLATE,
+    WEIGHTS,
     Manifest,
     PairRun,
     TextRun,
-    build_model,
-    load_model,
     locked,
     merge,
     parse_run,
     read_manifest,
-    restrict,
     write_manifest,
 )
+from textwright.run_model import build_model, load_model, restrict
 from textwright.text.marked import FACTS, REJECTED
 from textwright.text.sources import RUN
 from textwright.text_job import TextJob
@@ -153,8 +152,7 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     defaults = kind.defaults(asked, data, place, world.size)
     config = parse_run(merge(defaults, asked))
     vocabulary = defaults["model"]["vocab"]
-    based = isinstance(config, TextRun) and config.base is not None  # such a model may have ids to spare
-    if config.model.vocab < vocabulary or (config.model.vocab > vocabulary and not based):
+    if config.model.vocab < vocabulary or (config.model.vocab > vocabulary and config.base is None):
         raise ConfigError(f"model.vocab is {config.model.vocab}, the tokenizer has {vocabulary}: leave it out")
     kind.describe_run(config, data, out)
     write_manifest(out, Manifest(hardware=place.describe(), fingerprint=print_, asked=dict(asked), config=config))
@@ -166,7 +164,7 @@ def _foreign(out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder as --out")
-    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json", "model.safetensors", TEMPLATE}
+    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json", WEIGHTS, TEMPLATE}
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
@@ -206,16 +204,15 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     job = open_job(config, out)
     hardware.keep_memory()
     model = build_model(config, hardware.pick_device(config.training.device))
-    if isinstance(config, TextRun) and config.base is not None:
-        load_weights(model, out / "model.safetensors")
+    if config.base is not None:
+        load_weights(model, out / WEIGHTS)
         restrict(model, config)
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 
     def keep(model: LanguageModel, record: EvaluationRecord) -> None:
-        adapted = isinstance(config, TextRun) and config.adapter is not None
-        values = tensors(model) if adapted else weights(model)
-        write_file(out / (ADAPTER if adapted else "model.safetensors"), lambda path: save_tensors(path, values))
+        values, name = (weights(model), WEIGHTS) if config.adapter is None else (tensors(model), ADAPTER)
+        write_file(out / name, lambda path: save_tensors(path, values))
 
     trainer = Trainer(
         config.training,

@@ -30,8 +30,6 @@ from textwright.run import (
     PairGeneration,
     Task,
     WithSource,
-    begin_from,
-    load_model,
     read_generation,
     read_run,
     read_template,
@@ -39,6 +37,7 @@ from textwright.run import (
     write_manifest,
     write_template,
 )
+from textwright.run_model import begin_from, load_model
 from textwright.selftest import TOLERANCE, Case, by_steps, frozen, ragged, select_and_concat
 from textwright.text.conversations import ChatTemplate
 from textwright.text.tokenizers import Tokenizer

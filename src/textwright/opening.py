@@ -13,12 +13,12 @@ from textwright.run import (
     PairGeneration,
     TextRun,
     WithSource,
-    load_model,
     load_tokenizer,
     read_generation,
     read_run,
     read_template,
 )
+from textwright.run_model import load_model
 from textwright.text.conversations import ChatTemplate
 from textwright.training import hardware
 from textwright.training.hardware import pick_device
@@ -47,13 +47,13 @@ def load(path: str | Path, device: str = "auto", *, apart: bool = False) -> Text
         )
     vocabulary = config.model.source_vocab or config.model.vocab
     source_tokenizer = load_tokenizer(folder, vocabulary, "source_tokenizer", spare=has_base(config))
-    model = load_model(folder, config, pick_device(device))
+    model = load_model(folder, config, pick_device(device), apart=apart)
     return PairModel(model, source_tokenizer, tokenizer, read_generation(folder, PairGeneration), config)
 
 
 def has_base(config: TextRun | ImportedRun | WithSource) -> bool:
     """The weights came from elsewhere: there may be more ids than the tokenizer has."""
-    return isinstance(config, Imported) or (isinstance(config, TextRun) and config.base is not None)
+    return isinstance(config, Imported) or config.base is not None
 
 
 def _template(folder: Path, config: TextRun | ImportedRun) -> ChatTemplate | None:

@@ -21,7 +21,8 @@ from textwright.pair_model import PairModel, cut
 from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
 from textwright.run import PairGeneration, PairRun, TextRun, read_generation, write_generation
-from textwright.text.batching import Batches
+from textwright.run_model import begin_from, learned_since
+from textwright.text.batching import IGNORE, Batches
 from textwright.text.bitext import Bitext, PairPlan, open_bitext, prepare_pairs, raw_pairs
 from textwright.text.buckets import Buckets, Sides
 from textwright.text.corpus import Progress, counted
@@ -122,6 +123,9 @@ class PairJob(Job):
         _check_fits(config, prepared)
         prepared.tokenizer.save(out / "tokenizer.json")
         prepared.source_tokenizer.save(out / "source_tokenizer.json")
+        if config.base is not None:
+            _begin(Path(config.base), prepared, out)
+            return
         end = prepared.tokenizer.end
         unseen = (counted(prepared.train.target, prepared.tokenizer.size) == 0).nonzero().flatten().tolist()
         banned = tuple(token for token in unseen if token != end)
@@ -141,10 +145,10 @@ class PairJob(Job):
         Raises:
             ConfigError: the end of the text carries none, so the model would never learn to stop.
         """
-        batch = Buckets(self.data.train, 1, self.data.tokenizer.end, 0).gather(torch.tensor([0]), 0)
+        batch = Buckets(self.data.train, 1, self.generation.start, 0).gather(torch.tensor([0]), 0)
         assert batch.source is not None
-        targets = batch.targets[0].tolist()
-        if self.data.tokenizer.end not in targets:
+        targets = [token for token in batch.targets[0].tolist() if token != IGNORE]
+        if self.generation.end not in targets:
             raise ConfigError("the end of the first target carries no loss: the model would never learn to stop")
         source = "|".join(_name(self.data.source_tokenizer, token) for token in batch.source[0].tolist())
         target = "".join(f"[{_name(self.data.tokenizer, token)}]" for token in targets)
@@ -166,16 +170,16 @@ class PairJob(Job):
         config, data = self.config, self.data
         rate, seed = config.bpe_dropout, config.training.seed
         if not rate:
-            return Buckets(data.train, config.training.batch_tokens, data.tokenizer.end, seed)
+            return Buckets(data.train, config.training.batch_tokens, self.generation.start, seed)
         assert isinstance(model, EncoderDecoder)
         longest = (model.source_window, model.window)
         reader = Resegmented(data.train, (data.source_tokenizer, data.tokenizer), rate, seed, longest)
         budget = int(config.training.batch_tokens / (1 + STRETCH * rate))  # texts grow by being cut finer
-        return Buckets(data.train, budget, data.tokenizer.end, seed, reader)
+        return Buckets(data.train, budget, self.generation.start, seed, reader)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         precision = self.config.training.precision
-        loss = pair_loss(model, self.data.valid, self.data.tokenizer.end, QUICK_TOKENS, precision)
+        loss = pair_loss(model, self.data.valid, self.generation.start, QUICK_TOKENS, precision)
         if not trained or self.config.task == "chat":  # a reply has many good answers: the loss says more
             return Look(loss)
         pairs = self.valid[:QUICK]
@@ -201,7 +205,7 @@ class PairJob(Job):
         texts = [text[0] for text in writer.write([pair.source for pair in judged])]
         scores = judge(self.judges, [text.text for text in texts], _references(judged))
         copied = judge(self.judges, [pair.source for pair in judged], _references(judged))
-        loss = pair_loss(model, getattr(self.data, name), self.data.tokenizer.end, None, "float32")
+        loss = pair_loss(model, getattr(self.data, name), self.generation.start, None, "float32")
         what = f"{len(judged):,} {name} pairs, {writer.generation.beams} beams"
         figures = score_table(scores, copied)
         facts: list[tuple[str, object]] = [(f"{name} {score.name}", round(score.value, 2)) for score in scores]
@@ -217,10 +221,10 @@ class PairJob(Job):
 
 
 @torch.no_grad()
-def pair_loss(model: LanguageModel, sides: Sides, end: int, tokens: int | None, precision: str) -> float:
+def pair_loss(model: LanguageModel, sides: Sides, start: Sequence[int], tokens: int | None, precision: str) -> float:
     """Mean loss (nats a target token) over the pairs, or over the first batches that hold so many tokens."""
     objective, total, count = Objective(model).eval(), 0.0, 0
-    for batch in Buckets(sides, 4096, end, 0).in_order(tokens):
+    for batch in Buckets(sides, 4096, start, 0).in_order(tokens):
         batch = batch.to(model.device)
         with autocast(model.device, precision):
             total += float(objective(batch).plain)
@@ -261,6 +265,23 @@ def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
     return []
 
 
+def _begin(base: Path, prepared: Bitext, out: Path) -> None:
+    """The run's own copy of a base's weights and habits; it may write what the new targets hold, and as long.
+
+    Raises:
+        ConfigError: the base's texts end otherwise than its tokenizer's.
+    """
+    then = read_generation(base, PairGeneration)
+    if then.end != prepared.tokenizer.end:
+        raise ConfigError(
+            f"the texts of {base} end with token {then.end}, those of its tokenizer with {prepared.tokenizer.end}: "
+            "such a model cannot be fine-tuned here"
+        )
+    longest = max(then.growth, prepared.facts.growth)
+    write_generation(out, learned_since(then, prepared.train.target).model_copy(update={"growth": longest}))
+    begin_from(base, out)
+
+
 def _check_fits(config: PairRun, data: Bitext) -> None:
     """Raise ConfigError for settings that the prepared pairs do not fit."""
     if config.bpe_dropout:
@@ -269,15 +290,19 @@ def _check_fits(config: PairRun, data: Bitext) -> None:
     if not isinstance(config.model, EncoderDecoderConfig):
         return
     facts, model = data.facts, config.model
-    for side, longest, window, filtered in (
-        ("source", facts.longest_source, model.source_window, "cut"),
-        ("target", facts.longest_target, model.window, "filters.max_target"),
+    given = 1 if config.base is None else len(read_generation(Path(config.base), PairGeneration).start)
+    before = len(data.source_tokenizer.prefix)
+    for side, longest, window, most in (
+        ("source", facts.longest_source, model.source_window, f"cut={model.source_window - 1 - before}"),
+        ("target", facts.longest_target + given - 1, model.window, f"filters.max_target={model.window - given}"),
     ):
         if longest > window:
             key = "source_window" if side == "source" else "window"
+            ours = config.base is None
+            other = f"model.{key} is {window}: leave that out, or" if ours else f"the base takes {window}:"
             raise ConfigError(
-                f"the longest {side} has {longest} tokens, model.{key} is {window}: leave that out, or leave out "
-                f"long texts: --set {filtered}={window - 1}"
+                f"the longest {side} has {longest} tokens, {other} leave out long texts: --set {most} (of texts that "
+                "are held back none is left out)"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,13 +49,7 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
     training = {
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},
         "batch_tokens": batch,
-        "optimizer": {
-            "kind": "adamw",
-            # In inverse proportion to the width, which Transformers alone need; see docs/benchmarks.md.
-            "learning_rate": round(min(4e-3, 0.512 / width), 6) if family == "encdec" else 4e-3,
-            "betas": [0.9, 0.98],
-            "weight_decay": 0.01,
-        },
+        "optimizer": _optimizer(asked, width),
         "schedule": {"kind": "cosine", "warmup": warmup(asked, situation.padded, batch)},
         "averaging": {"kind": "ema"},
         "label_smoothing": 0.1,
@@ -79,7 +74,7 @@ def parsed(asked: Mapping[str, Any]) -> PairRun:
     family, heads = model.get("family", "encdec"), model.get("heads", 4)
     width = {"width": 64 * heads} if isinstance(heads, int) and heads > 0 else {}
     budget = {} if training.get("budget") else {"minutes": 3.0}
-    kinds = {"optimizer": {"kind": "adamw"}, "schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
+    kinds = {"optimizer": {"kind": "muon"}, "schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
     neutral = {
         "model": {"family": family, "vocab": 256, "dropout": 0.1, **width},
         "training": {"budget": budget, **kinds},
@@ -106,6 +101,22 @@ def _epochs(situation: PairSituation, width: int, seconds: float) -> float:
     parameters = BLOCKS * width**2 + situation.vocab * width
     work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes
     return work / (6 * parameters) / situation.tokens
+
+
+def _optimizer(asked: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Muon, unless another kind was asked for: rates belong to a kind. Measured for widths of 128 (encoder-decoder) and
+    256 (GRU), see docs/benchmarks.md; Transformers need less where they are wider."""
+    kind = asked.get("training", {}).get("optimizer", {}).get("kind", "muon")
+    model = asked.get("model", {})
+    if model.get("family", "encdec") == "encdec":
+        rate = 1.2e-2 * math.sqrt(128 / width) if kind == "muon" else min(4e-3, 0.512 / width)
+    elif kind == "muon":
+        rate = {"rnn": 4e-3, "gru": 8e-3, "lstm": 1.2e-2}[model.get("cell", "gru")]
+    else:
+        rate = 4e-3
+    decay = 0.1 if kind == "muon" else 0.01
+    betas = {} if kind == "sgd" else {"betas": [0.9, 0.98]}
+    return {"kind": kind, "learning_rate": round(rate, 6), "weight_decay": decay, **betas}
 
 
 def _window(longest: int) -> int:

@@ -16,7 +16,8 @@ from textwright.example_job import SPLITS, ExampleJob
 from textwright.job import Measures
 from textwright.models import LanguageModel
 from textwright.reporting import Section, table
-from textwright.run import TextRun, load_model, read_run
+from textwright.run import TextRun, read_run
+from textwright.run_model import load_model
 from textwright.text.batching import Batch, Batches, Contrast, by_length
 from textwright.text.buckets import LengthBuckets
 from textwright.text.corpus import Progress, mapped

@@ -62,7 +62,7 @@ def _loss(model: TextModel | PairModel, folder: Path) -> float | None:
         return None
     if isinstance(model, PairModel):
         valid = open_sides(folder / "data" / "valid")
-        return pair_loss(model.model, valid, model.tokenizer.end, TOKENS, "float32")
+        return pair_loss(model.model, valid, model.generation.start, TOKENS, "float32")
     part = head(open_prepared(folder / "data").valid, TOKENS)
     total, tokens, _ = score(model.model, part, model.tokenizer.end)
     return total / tokens

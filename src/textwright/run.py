@@ -14,44 +14,34 @@ RUN/training/           the training state that a resume needs
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-import torch
 from pydantic import Field, model_validator
 
 from textwright import __version__
-from textwright.adapting import lora
 from textwright.adapting.lora import LowRankConfig
-from textwright.adapting.packed import pack, rounded
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
 from textwright.models import (
     EncoderDecoderConfig,
-    LanguageModel,
     PairModelConfig,
     PretrainedConfig,
+    Seq2SeqConfig,
     TextModelConfig,
     TransformerConfig,
 )
-from textwright.models.base import Precision, building
+from textwright.models.base import Precision
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
 from textwright.text.sources import RUN, SourceConfig
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
 from textwright.training.checkpoint import (
-    fill,
-    learned,
-    load_tensors,
-    load_weights,
     read_json,
-    save_tensors,
-    weights,
     write_file,
     write_json,
 )
@@ -59,17 +49,39 @@ from textwright.training.settings import TextTraining, TrainingConfig
 
 FORMAT = 2
 TEMPLATE = "chat_template.jinja"
+WEIGHTS = "model.safetensors"
 ADAPTER = "adapter.safetensors"
 Task = Literal["translate", "summarize", "answer", "chat", "convert"]
 TASKS: tuple[str, ...] = ("write", *get_args(Task))
 
 
 class BaseRun(Config):
-    """What every run is made of."""
+    """What every run is made of.
 
+    Attributes:
+        base: a run whose weights and tokenizers training begins with, or None.
+        adapter: what learns in the place of the base's weights, or None.
+        frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
+    """
+
+    base: str | None = None
+    adapter: LowRankConfig | None = None
+    frozen: tuple[str, ...] = ()
     valid_fraction: float = Field(0.05, gt=0, lt=1)
     test_fraction: float = Field(0.05, ge=0, lt=1)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+
+    def check_base(self, *, recurrent: bool, **others: bool) -> None:
+        """Raise ValueError for parts (`others` are names and whether they are given) that need a base, or that do not
+        go together."""
+        given = {"adapter": self.adapter is not None, "frozen": bool(self.frozen), **others}
+        part = next((name for name, here in given.items() if here), "")
+        if part and self.base is None:
+            raise ValueError(f"{part} is for a model that has learned already: textwright finetune BASE …")
+        if self.adapter is not None and self.frozen:
+            raise ValueError("with an adapter all weights of the base are frozen: leave out frozen")
+        if self.adapter is not None and self.adapter.packed and recurrent:
+            raise ValueError("adapter.packed is for Transformers, and this is a recurrent model: leave it out")
 
 
 class ExamplesConfig(Config):
@@ -92,17 +104,11 @@ class TextRun(BaseRun):
     """A model that goes on writing a text.
 
     Attributes:
-        base: a run whose weights and tokenizer training begins with, or None.
-        adapter: what learns in the place of the base's weights, or None.
-        frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
         named: control tokens that the base's chat template knows by name, as in bos_token.
         examples: the source holds prompts with answers, or conversations, and only answers carry loss.
     """
 
     task: Literal["write"] = "write"
-    base: str | None = None
-    adapter: LowRankConfig | None = None
-    frozen: tuple[str, ...] = ()
     named: dict[str, str] = Field(default_factory=dict)
     examples: ExamplesConfig | None = None
     source: SourceConfig
@@ -138,26 +144,16 @@ class TextRun(BaseRun):
             )
         if training.keep == "score":
             raise ValueError("a text has no score besides its loss: leave out training.keep")
-        self._check_base()
-        return self
-
-    def _check_base(self) -> None:
-        given = {"adapter": self.adapter is not None, "frozen": self.frozen, "examples": self.examples is not None}
-        part = next((name for name, here in given.items() if here), "")
-        if not part:
-            return
-        if self.base is None:
-            raise ValueError(f"{part} is for a model that has learned already: textwright finetune BASE …")
-        if self.adapter is not None and self.frozen:
-            raise ValueError("with an adapter all weights of the base are frozen: leave out frozen")
-        if self.examples is not None and self.training.varied_context:
+        recurrent = isinstance(self.model, RecurrentConfig)
+        self.check_base(recurrent=recurrent, examples=self.examples is not None)
+        if self.examples is not None and training.varied_context:
             raise ValueError("examples are read whole: leave out training.varied_context")
-        if self.training.softmax_samples:
+        part = "an adapter" if self.adapter is not None else "frozen" if self.frozen else "examples"
+        if training.softmax_samples and (self.adapter is not None or self.frozen or self.examples is not None):
             raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
-        if self.adapter is not None and self.adapter.packed and isinstance(self.model, RecurrentConfig):
-            raise ValueError(f"adapter.packed is for Transformers, and this is a {self.model.family}: leave it out")
         if self.adapter is not None and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
             raise ValueError("model.weight_drop is for recurrent weights that learn: leave it out with an adapter")
+        return self
 
 
 class PairRun(BaseRun):
@@ -191,6 +187,7 @@ class PairRun(BaseRun):
             raise ValueError("training.r_drop compares two passes with different dropout: set model.dropout")
         if self.training.keep == "score" and self.task == "chat":
             raise ValueError("a reply has many good answers and no score: leave out training.keep")
+        self.check_base(recurrent=isinstance(self.model, Seq2SeqConfig))
         return self
 
 
@@ -379,75 +376,6 @@ def read_generation(folder: Path, kind: type[G]) -> G:
         return kind.parse(read_json(path), str(path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-
-
-def build_model(config: TextRun | PairRun, device: torch.device) -> LanguageModel:
-    """The model with fresh weights, a function of the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        return config.model.build().to(device)
-
-
-def load_model(
-    folder: Path, config: TextRun | WithSource | ImportedRun, device: torch.device, *, apart: bool = False
-) -> LanguageModel:
-    """The best model of a run, in evaluation mode; an adapter is a part of its weights, or with `apart` beside them."""
-    with torch.random.fork_rng(devices=[]):
-        with building(config.precision if isinstance(config, ImportedRun) else "float32"):
-            model = config.model.build().to(device)
-        load_weights(model, folder / "model.safetensors")
-        if not isinstance(config, WithSource) and config.adapter is not None:
-            if config.adapter.packed is not None:  # what it was trained on
-                rounded(model, config.adapter.packed)
-            lora.attach(model, config.adapter)
-            fill(lora.tensors(model), folder / ADAPTER)
-            if not apart:
-                lora.merge(model)
-    return model.eval()
-
-
-def begin_from(base: Path, out: Path) -> None:
-    """Put the weights of the run `base` into the run `out`, which then needs it no more: as a second name of the same
-    file where that can be, which costs no room; weight files are replaced, never changed."""
-    config = read_run(base)
-    target, file = out / "model.safetensors", base / "model.safetensors"
-    if not isinstance(config, WithSource) and config.adapter is not None:
-        model = load_model(base, config, torch.device("cpu"))
-        write_file(target, lambda path: save_tensors(path, weights(model)))
-    elif not file.is_file():
-        load_tensors(file)  # tells that it is missing
-    else:
-        write_file(target, lambda path: _link(file, path))
-
-
-def _link(file: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(file)
-    except OSError:  # another disk, or one without second names
-        shutil.copyfile(file, path)
-
-
-def restrict(model: LanguageModel, config: TextRun) -> None:
-    """Decide which weights of a base learn: those of a fresh adapter, or all that are not frozen.
-
-    Raises:
-        ConfigError: a beginning names no weight, or nothing is left to learn.
-    """
-    if config.adapter is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.training.seed)
-            if config.adapter.packed is not None:
-                pack(model, config.adapter.packed)
-            lora.attach(model, config.adapter)
-    names = [name for name, _ in model.named_parameters()]
-    for beginning in config.frozen:
-        if not any(name.startswith(beginning) for name in names):
-            raise ConfigError(f"frozen: no weight begins with {beginning!r}.{nearest(beginning, names)}")
-    for name, parameter in model.named_parameters():
-        if config.frozen and name.startswith(config.frozen):
-            parameter.requires_grad_(False)
-    if not learned(model):
-        raise ConfigError("every weight is frozen: leave something to learn")
 
 
 def load_tokenizer(folder: Path, vocabulary: int, name: str = "tokenizer", *, spare: bool = False) -> Tokenizer:

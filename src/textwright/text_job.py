@@ -21,14 +21,14 @@ from textwright.run import (
     GenerationConfig,
     PairRun,
     TextRun,
-    begin_from,
     read_generation,
     read_template,
     write_generation,
     write_template,
 )
+from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import Batches, Streams, Windows
-from textwright.text.corpus import Corpus, Progress, counted, open_prepared, prepare
+from textwright.text.corpus import Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training.hardware import Hardware
@@ -93,7 +93,7 @@ class TextJob(Job):
         prepared.tokenizer.save(out / "tokenizer.json")
         if isinstance(config, TextRun) and config.base is not None:  # what the new text lacks was learned before
             base = Path(config.base)
-            write_generation(out, learned_here(read_generation(base, GenerationConfig), prepared.train))
+            write_generation(out, learned_since(read_generation(base, GenerationConfig), prepared.train))
             if (template := read_template(base)) is not None:
                 write_template(out, template)
             begin_from(base, out)
@@ -160,13 +160,6 @@ class TextJob(Job):
             facts += [(f"{name} loss, nats a token", round(one.loss, 4)), (f"{name} bits a byte", one.bits_per_byte)]
         table = panel_table(panels)
         return Measures(facts, table, [Section("Perplexity", [table])])
-
-
-def learned_here(generation: GenerationConfig, corpus: Corpus) -> GenerationConfig:
-    """How the base writes, except that it may write what the new text holds, too."""
-    counts = counted(corpus, corpus.facts.vocabulary)
-    unseen = tuple(id for id in generation.unseen if id >= len(counts) or not counts[id])
-    return generation.model_copy(update={"unseen": unseen})
 
 
 def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:

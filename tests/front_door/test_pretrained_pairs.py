@@ -117,7 +117,7 @@ def test_what_is_told_apart(run: Run, t5: Path, theirs: Path, spoken: Path, tmp_
     assert run("import", t5, "--task", "summarize", "--out", tmp_path / "mine").code == 0
     run("translate", tmp_path / "mine", "789").fails("textwright summarize")
     run("evaluate", tmp_path / "mine").fails("give --pairs")
-    run("finetune", tmp_path / "mine", "README.md").fails("go on writing a text")
+    run("finetune", tmp_path / "mine", "README.md").fails("README.md")
     run("export", tmp_path / "mine", tmp_path / "out", "--to", "gguf").fails("textwright summarize")
     assert not (tmp_path / "out").exists()
 

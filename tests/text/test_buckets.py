@@ -76,7 +76,7 @@ def rows(batch: Batch) -> list[tuple[list[int], list[int]]]:
 @many
 def test_every_pair_once_an_epoch(lengths: list[tuple[int, int]], budget: int, seed: int) -> None:
     sides, sources, targets = pairs(lengths)
-    supply = Buckets(sides, budget, END, seed)
+    supply = Buckets(sides, budget, (END,), seed)
     for number in range(2):
         found = [row for batch in epoch(supply, number) for row in rows(batch)]
         assert sorted(found) == sorted(zip(sources, targets, strict=True))
@@ -85,7 +85,7 @@ def test_every_pair_once_an_epoch(lengths: list[tuple[int, int]], budget: int, s
 @given(shapes, budgets, seeds)
 @many
 def test_batches_are_as_full_as_the_budget_allows(lengths: list[tuple[int, int]], budget: int, seed: int) -> None:
-    supply = Buckets(pairs(lengths)[0], budget, END, seed)
+    supply = Buckets(pairs(lengths)[0], budget, (END,), seed)
     for number in range(2):
         batches = epoch(supply, number)
         longest = [max(batch.tokens.shape[1], batch.source.shape[1]) for batch in batches]
@@ -99,7 +99,7 @@ def test_batches_are_as_full_as_the_budget_allows(lengths: list[tuple[int, int]]
 @many
 def test_similar_lengths_share_a_batch(lengths: list[tuple[int, int]], budget: int, seed: int) -> None:
     """By the longer side no batch reaches into another one."""
-    batches = epoch(Buckets(pairs(lengths)[0], budget, END, seed), 1)
+    batches = epoch(Buckets(pairs(lengths)[0], budget, (END,), seed), 1)
     longer = [sorted(max(map(len, row)) for row in rows(batch)) for batch in batches]
     assert all(first[-1] <= second[0] for first, second in pairwise(sorted(longer)))
 
@@ -107,7 +107,7 @@ def test_similar_lengths_share_a_batch(lengths: list[tuple[int, int]], budget: i
 def test_of_equal_longer_sides_the_shorter_ones_are_sorted_too() -> None:
     """Otherwise a batch of equally long targets would be padded to its longest source."""
     lengths = [(2 + n * 37 % 50, 60) for n in range(50)]
-    batches = epoch(Buckets(pairs(lengths)[0], 600, END, 0), 0)
+    batches = epoch(Buckets(pairs(lengths)[0], 600, (END,), 0), 0)
     shorter = sorted(sorted(len(source) for source, _ in rows(batch)) for batch in batches)
     assert [length for group in shorter for length in group] == list(range(2, 52))
 
@@ -115,12 +115,12 @@ def test_of_equal_longer_sides_the_shorter_ones_are_sorted_too() -> None:
 @given(shapes, budgets, seeds)
 @many
 def test_training_begins_with_the_longest_pair(lengths: list[tuple[int, int]], budget: int, seed: int) -> None:
-    (first, _) = next(Buckets(pairs(lengths)[0], budget, END, seed).batches(Cursor()))
+    (first, _) = next(Buckets(pairs(lengths)[0], budget, (END,), seed).batches(Cursor()))
     assert max(len(side) for row in rows(first) for side in row) == max(map(max, lengths))
 
 
 def test_all_other_batches_are_shuffled() -> None:
-    supply = Buckets(pairs(MIXED)[0], 60, END, 0)
+    supply = Buckets(pairs(MIXED)[0], 60, (END,), 0)
     longest = [[max(batch.tokens.shape[1], batch.source.shape[1]) for batch in epoch(supply, n)] for n in range(6)]
     assert all(sizes != sorted(sizes, reverse=True) for sizes in longest)
     assert len({sizes.index(max(sizes)) for sizes in longest}) >= 4  # the longest comes first in the first epoch alone
@@ -131,7 +131,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     sides, _, _ = pairs(MIXED)
 
     def order(seed: int, number: int) -> list[list[int]]:
-        return [batch.targets[:, 0].tolist() for batch in epoch(Buckets(sides, 60, END, seed), number)]
+        return [batch.targets[:, 0].tolist() for batch in epoch(Buckets(sides, 60, (END,), seed), number)]
 
     assert order(3, 1) == order(3, 1)
     assert order(3, 1) != order(4, 1)
@@ -146,9 +146,9 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 def test_resume_from_any_cursor(lengths: list[tuple[int, int]], budget: int, seed: int, skip: int) -> None:
     """The cursor of a batch is where the next one comes from, at the end of an epoch, too."""
     sides = pairs(lengths)[0]
-    through = list(islice(Buckets(sides, budget, END, seed).batches(Cursor()), skip + 5))
+    through = list(islice(Buckets(sides, budget, (END,), seed).batches(Cursor()), skip + 5))
     saved = Cursor.parse(through[skip - 1][1].dump())
-    resumed = list(islice(Buckets(sides, budget, END, seed).batches(saved), 5))
+    resumed = list(islice(Buckets(sides, budget, (END,), seed).batches(saved), 5))
     for (batch, cursor), (again, cursor_again) in zip(through[skip:], resumed, strict=True):
         assert cursor == cursor_again
         assert torch.equal(batch.targets, again.targets)
@@ -158,7 +158,7 @@ def test_resume_from_any_cursor(lengths: list[tuple[int, int]], budget: int, see
 @given(shapes, seeds, st.integers(1, 6))
 @many
 def test_ranks_share_a_batch(lengths: list[tuple[int, int]], seed: int, size: int) -> None:
-    (batch, _) = next(Buckets(pairs(lengths)[0], 90, END, seed).batches(Cursor()))
+    (batch, _) = next(Buckets(pairs(lengths)[0], 90, (END,), seed).batches(Cursor()))
     parts = [batch.rows(rank, None, size) for rank in range(size)]
     assert sum(part.count for part in parts) == batch.count
     found = []
@@ -171,7 +171,7 @@ def test_ranks_share_a_batch(lengths: list[tuple[int, int]], seed: int, size: in
 
 
 def test_a_rank_without_rows_has_a_source_to_read_but_nothing_to_learn() -> None:
-    (batch, _) = next(Buckets(pairs([(4, 3)])[0], 64, END, 0).batches(Cursor()))
+    (batch, _) = next(Buckets(pairs([(4, 3)])[0], 64, (END,), 0).batches(Cursor()))
     nothing = batch.rows(2, None, 4)
     assert nothing.count == 0
     assert (nothing.targets == IGNORE).all()
@@ -180,7 +180,7 @@ def test_a_rank_without_rows_has_a_source_to_read_but_nothing_to_learn() -> None
 
 
 def test_moving_a_batch_moves_its_source() -> None:
-    batch = Buckets(pairs([(4, 3), (2, 5)])[0], 64, END, 0).gather(torch.tensor([0, 1]), 0)
+    batch = Buckets(pairs([(4, 3), (2, 5)])[0], 64, (END,), 0).gather(torch.tensor([0, 1]), 0)
     moved = batch.to(torch.device("meta"))
     leaves = (moved.tokens, moved.targets, moved.lengths, moved.source, moved.source_lengths)
     assert all(leaf.device.type == "meta" for leaf in leaves)
@@ -192,7 +192,7 @@ def test_moving_a_batch_moves_its_source() -> None:
 def test_in_order_takes_the_first_pairs(lengths: list[tuple[int, int]], budget: int, tokens: int | None) -> None:
     """No more of them than are needed for so many target tokens, each one once."""
     sides, sources, targets = pairs(lengths)
-    found = sorted(row for batch in Buckets(sides, budget, END, 5).in_order(tokens) for row in rows(batch))
+    found = sorted(row for batch in Buckets(sides, budget, (END,), 5).in_order(tokens) for row in rows(batch))
     count = len(found)
     assert found == sorted(zip(sources[:count], targets[:count], strict=True))
     if tokens is None:
@@ -211,7 +211,7 @@ def test_a_reader_may_read_otherwise_at_every_epoch() -> None:
         def __call__(self, side: int, number: int, epoch: int) -> Tensor:
             return torch.cat([torch.full((epoch + side,), NEW), super().__call__(side, number, epoch)])
 
-    supply = Buckets(sides, 4, END, 0, Longer(sides))
+    supply = Buckets(sides, 4, (END,), 0, Longer(sides))
     for number in range(3):
         for source, target in (row for batch in epoch(supply, number) for row in rows(batch)):
             assert source[:number] == [NEW] * number
@@ -224,6 +224,6 @@ def test_a_reader_may_read_otherwise_at_every_epoch() -> None:
 def test_ids_of_every_storage_come_out_whole(dtype: torch.dtype) -> None:
     highest = {torch.uint8: 255, torch.uint16: 65535, torch.int32: 2**31 - 1}[dtype]
     one = Corpus(torch.tensor([highest, END]).to(dtype), torch.tensor([2]), Facts(vocabulary=256))
-    batch = Buckets(Sides(one, one), 8, END, 0).gather(torch.tensor([0]), 0)
+    batch = Buckets(Sides(one, one), 8, (END,), 0).gather(torch.tensor([0]), 0)
     assert batch.targets.tolist() == batch.source.tolist() == [[highest, END]]
     assert batch.lengths is None  # nothing is padded

@@ -61,7 +61,7 @@ def pairs(model: EncoderDecoder, shapes: list[tuple[int, int]] = SHAPES) -> Side
 
 def whole(model: EncoderDecoder, shapes: list[tuple[int, int]] = SHAPES) -> Batch:
     """One ragged batch of all pairs, in their order."""
-    return Buckets(pairs(model, shapes), 64, END, 0).gather(torch.arange(len(shapes)), 0)
+    return Buckets(pairs(model, shapes), 64, (END,), 0).gather(torch.arange(len(shapes)), 0)
 
 
 def build(name: str, dropout: float = 0.0) -> EncoderDecoder:
@@ -213,7 +213,7 @@ def test_looks_are_as_many_as_were_asked_for(tmp_path: Path) -> None:
         def evaluated(self, progress: Progress, record: EvaluationRecord) -> None:
             self.looks += 1
 
-    supply = Stretched(pairs(model), 8, END, 0)
+    supply = Stretched(pairs(model), 8, (END,), 0)
     listener = Counting()
     subject = trainer(tmp_path, model, supply, listener, budget=Budget(epochs=20), evaluations=15)
     assert subject.run().evaluations[-1].share >= 1
@@ -226,7 +226,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(tmp_path: Path, name: str,
     """Of five rows: three and two; two, two and one; each alone. Normalised by the tokens of all of them."""
     model = build(name)
     batch = whole(model)
-    supply = Buckets(pairs(model), 64, END, 0)
+    supply = Buckets(pairs(model), 64, (END,), 0)
     want = gradients(model, lambda: Objective(model, 0.1)(batch)[0] / batch.count)
     subject = trainer(tmp_path, model, supply, Recorder(), label_smoothing=0.1, accumulation=parts)
     losses, _ = subject._gradients(batch)
@@ -452,7 +452,7 @@ def test_the_share_of_guesses_grows_with_the_budget(tmp_path: Path) -> None:
         def stepped(self, progress: Progress, record: StepRecord) -> None:
             seen.append(subject.objective.sampled)
 
-    supply = Buckets(pairs(model), 12, END, 0)
+    supply = Buckets(pairs(model), 12, (END,), 0)
     subject = trainer(tmp_path, model, supply, Watcher(), scheduled_sampling=0.6, budget=Budget(steps=4))
     subject.run()
     assert seen == pytest.approx([0, 0.15, 0.3, 0.45])
@@ -484,7 +484,7 @@ def dropping(seed: int) -> Buckets:
     tokens = torch.tensor([token for part in ids for token in part])
     data = Corpus(tokens, ends, Facts(vocabulary=one.size, tokens=len(tokens), documents=len(ids)))
     sides = Sides(data, data)
-    return Buckets(sides, 24, one.end, seed, Resegmented(sides, (one, one), 0.4, seed))
+    return Buckets(sides, 24, (one.end,), seed, Resegmented(sides, (one, one), 0.4, seed))
 
 
 @pytest.mark.parametrize(("name", "stop"), [("encdec-pointer", 1), ("encdec-pointer", 4), ("seq2seq-pointer", 4)])
@@ -513,7 +513,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path, name: str, sto
 def test_every_step_and_every_rank_draws_its_own_numbers(tmp_path: Path) -> None:
     """Else the same places would be dropped, and the same tokens guessed, for ever."""
     model, drawn = build("encdec"), []
-    subject = trainer(tmp_path, model, Buckets(pairs(model), 12, END, 0), Recorder())
+    subject = trainer(tmp_path, model, Buckets(pairs(model), 12, (END,), 0), Recorder())
     for step, rank in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 0)):
         subject.progress, subject.world = Progress(step=step), World(rank=rank, size=2)
         subject._reseed()
@@ -524,7 +524,7 @@ def test_every_step_and_every_rank_draws_its_own_numbers(tmp_path: Path) -> None
 
 def test_an_epoch_counts_every_target_once(tmp_path: Path) -> None:
     model = build("seq2seq-no-attention")
-    supply = Buckets(pairs(model), 12, END, 0)
+    supply = Buckets(pairs(model), 12, (END,), 0)
     progress = trainer(tmp_path, model, supply, Recorder(), budget=Budget(epochs=2)).run()
     assert progress.tokens == 2 * sum(target for _, target in SHAPES)
     count = len(

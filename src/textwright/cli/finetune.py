@@ -1,28 +1,44 @@
-"""`textwright finetune`: a run's model learns another text."""
+"""`textwright finetune`: a run's model learns another text, or other pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from textwright.cli.pair_files import Files, pair_files, refuse
+
 
 def finetune(
-    base: Annotated[Path, typer.Argument(help="A run that was trained on a text, or imported.")],
-    source: Annotated[str, typer.Argument(help="A file, a folder, a glob, builtin:python-docs, or hf:NAME.")],
+    base: Annotated[Path, typer.Argument(help="A run that was trained here, or imported.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file, a folder, a glob, builtin:python-docs, or hf:NAME. For a base with a source: a .tsv, .csv, "
+            ".jsonl or SQuAD .json that holds both sides."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora, dora or qlora.")] = "full",
     learn: Annotated[
         Literal["auto", "text", "answers", "preferences"],
         typer.Option(help="All of a text, the answers of examples alone, or rather one answer than another."),
     ] = "auto",
     fields: Annotated[
-        tuple[str, str] | None, typer.Option(metavar="PROMPT ANSWER", help="Columns of a table with other names.")
+        Files | None, typer.Option(metavar="PROMPT ANSWER", help="Columns of a table with other names.")
+    ] = None,
+    pairs: Annotated[
+        Files | None, typer.Option(help="For a base with a source: two files, the sources and the targets.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Put in front of every source; by default what the base was trained with.")
     ] = None,
     valid: Annotated[
-        str | None, typer.Option(help="A validation text; otherwise part of the source is held back.")
+        str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
     ] = None,
-    test: Annotated[str | None, typer.Option(help="A text to measure the finished model on.")] = None,
+    test: Annotated[str | None, typer.Option(help="A text or table to measure the finished model on.")] = None,
+    valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
+    test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes (3 if no budget is given).")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text.")] = None,
@@ -33,20 +49,39 @@ def finetune(
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its path; repeat for several."),
     ] = None,
 ) -> None:
-    """Train a model on, on another text. The same command goes on where an interrupted one stopped."""
-    from textwright.api import asked_on
+    """Train a model on, on another text or other pairs. The same command goes on where an interrupted one stopped."""
+    from textwright.api import asked_on, asked_on_pairs
     from textwright.cli.console import ConsoleAudience
     from textwright.cli.sources import tell
+    from textwright.errors import ConfigError
     from textwright.expense import expense
     from textwright.fit import default_folder, fit
     from textwright.interop.memory import check_room
+    from textwright.run import WithSource, read_run
 
-    request = asked_on(
-        base, source, method, learn, fields, valid, test, minutes, steps, epochs, seed, tuple(set_ or ())
-    )
+    budget, settings = (minutes, steps, epochs), tuple(set_ or ())
+    request: dict[str, Any]
+    if isinstance(read_run(base), WithSource):
+        if learn != "auto":
+            raise ConfigError(f"--learn {learn}: {base} writes with a source and learns its targets: leave it out")
+        train_on = pair_files("the training data", source, pairs, fields)
+        if not train_on:
+            raise ConfigError(
+                f"{base} writes with a source: --pairs SOURCES TARGETS, or one file that holds both sides"
+            )
+        validate_on = pair_files("--valid", valid, valid_pairs, fields)
+        test_on = pair_files("--test", test, test_pairs, fields)
+        request = asked_on_pairs(base, train_on, validate_on, test_on, method, prefix, *budget, seed, settings)
+        name = train_on[0].path
+    else:
+        files = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--prefix": prefix}
+        refuse(files, f"{{}} is for a base with a source, and {base} has none: leave it out")
+        if source is None:
+            raise ConfigError(f"say what {base} should learn: textwright finetune {base} TEXT")
+        request, name = asked_on(base, source, method, learn, fields, valid, test, *budget, seed, settings), source
     expected = expense(request)
     check_room(expected.memory, f"{method} fine-tuning of {base}")
     tell(str(expected))
-    folder = out or default_folder(source, base.name if method == "full" else f"{base.name}-{method}")
+    folder = out or default_folder(name, base.name if method == "full" else f"{base.name}-{method}")
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience)

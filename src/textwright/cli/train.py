@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from textwright.text.pairs import PairSource
+from textwright.cli.pair_files import Files, pair_files, refuse
 
 SOURCE = (
     "A file, a folder, a glob, builtin:python-docs, or hf:NAME. For tasks with a source: a .tsv, .csv, .jsonl or SQuAD "
@@ -17,7 +15,6 @@ SOURCE = (
 )
 SETTING = "Any setting by its path, e.g. training.optimizer.learning_rate=3e-4; repeat for several."
 FAMILIES = ("rnn", "gru", "lstm", "transformer")
-Files = tuple[str, str]
 
 
 def train(
@@ -62,34 +59,26 @@ def train(
     request: dict[str, Any]
     if source is not None and is_recipe(source):
         others = {"--task": task, "--valid": valid, "--test": test, "--model": model, "--tokenizer": tokenizer, **files}
-        _refuse(others, "a recipe says so itself: leave out {}, or --set")
+        refuse(others, "a recipe says so itself: leave out {}, or --set")
         request = _recipe(Path(source), budget, seed, settings)
         folder = out or Path("runs") / Path(source).stem
     elif task in (None, "write"):
-        _refuse(files, "{} is for tasks with a source: add --task translate (or summarize, answer, …)")
+        refuse(files, "{} is for tasks with a source: add --task translate (or summarize, answer, …)")
         name, family = source or "builtin:python-docs", model or "transformer"
         request = asked(name, family, tokenizer or "auto", valid, test, *budget, seed or 0, settings)
         folder = out or default_folder(name, family)
     else:
-        train_on = _sources("the training data", source, pairs, fields)
+        train_on = pair_files("the training data", source, pairs, fields)
         if not train_on:
             raise ConfigError(f"--task {task} needs pairs: --pairs SOURCES TARGETS, or one file that holds both sides")
-        validate_on = _sources("--valid", valid, valid_pairs, fields)
-        test_on = _sources("--test", test, test_pairs, fields)
+        validate_on = pair_files("--valid", valid, valid_pairs, fields)
+        test_on = pair_files("--test", test, test_pairs, fields)
         family = model or "transformer"
         sides = (train_on, validate_on, test_on)
         request = asked_pairs(str(task), *sides, family, tokenizer or "auto", *budget, seed or 0, settings)
         folder = out or default_folder(train_on[0].path, f"{task}-{family}")
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience, tensorboard=tensorboard)
-
-
-def _refuse(given: Mapping[str, object], message: str) -> None:
-    from textwright.errors import ConfigError
-
-    for name, value in given.items():
-        if value is not None:
-            raise ConfigError(message.format(name))
 
 
 def _recipe(
@@ -110,19 +99,3 @@ def _recipe(
         request = merge(request, {"training": {"budget": {}}})
         request["training"]["budget"] = given
     return override(merge(request, {"training": {"seed": seed}} if seed is not None else {}), settings)
-
-
-def _sources(what: str, table: str | None, files: Files | None, fields: Files | None) -> list[PairSource]:
-    """One source of pairs, from a table or from two files."""
-    from textwright.errors import ConfigError
-    from textwright.text.pairs import PairSource
-
-    if table is not None and files is not None:
-        raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
-    if files is not None:
-        if fields is not None and what == "the training data":
-            raise ConfigError("--fields names the columns of a table: leave it out with --pairs")
-        return [PairSource.parse({"path": files[0], "target": files[1]}, "pairs")]
-    if table is None:
-        return []
-    return [PairSource.parse({"path": table, **({"fields": list(fields)} if fields else {})}, "pairs")]

@@ -261,6 +261,7 @@ def _write(
             for pair, source, target in zip(batch, map(cut, first), second, strict=True):
                 if not sieve.keeps(pair, len(source), len(target)):
                     continue
+                source = [*source_tokenizer.prefix, *source]  # as sources are read in use
                 sources.append(Piece(pair.source, last=True), source)
                 targets.append(Piece(pair.target, last=True), target)
                 longest = [max(longest[0], len(source) + 1), max(longest[1], len(target) + 1)]

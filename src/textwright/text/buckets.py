@@ -4,7 +4,7 @@ first."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -104,15 +104,17 @@ class Buckets(LengthBuckets):
     Args:
         sides: the pairs.
         batch_tokens: tokens that the longer side of a batch has at most, padding included.
-        end: the id that stands before the first token of a text.
+        start: the ids before the first token of a text. None of them carries loss.
         seed: of the order.
         reader: gives the ids of a document.
     """
 
-    def __init__(self, sides: Sides, batch_tokens: int, end: int, seed: int, reader: Reader | None = None) -> None:
+    def __init__(
+        self, sides: Sides, batch_tokens: int, start: Sequence[int], seed: int, reader: Reader | None = None
+    ) -> None:
         source, target = sides.lengths()
         super().__init__(torch.maximum(source, target), torch.minimum(source, target), batch_tokens, seed)
-        self.sides, self.end, self.target_lengths = sides, end, target
+        self.sides, self.start, self.target_lengths = sides, torch.tensor(start), target
         self.reader = reader or Plain(sides)
 
     def in_order(self, tokens: int | None = None) -> Iterator[Batch]:
@@ -123,8 +125,9 @@ class Buckets(LengthBuckets):
         """The batch of these pairs."""
         sources = [self.reader(0, number, epoch) for number in numbers.tolist()]
         targets = [self.reader(1, number, epoch) for number in numbers.tolist()]
-        first = torch.tensor([self.end])
-        tokens = pad_sequence([torch.cat([first, target[:-1]]) for target in targets], batch_first=True)
+        tokens = pad_sequence([torch.cat([self.start, target[:-1]]) for target in targets], batch_first=True)
+        given = torch.full((len(self.start) - 1,), IGNORE)
+        targets = [torch.cat([given, target]) for target in targets]
         lengths = torch.tensor([len(target) for target in targets])
         return Batch(
             tokens,

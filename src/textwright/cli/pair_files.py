@@ -1,0 +1,35 @@
+"""Pairs as a command line names them: two files, or one that holds both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from textwright.text.pairs import PairSource
+
+Files = tuple[str, str]
+
+
+def pair_files(what: str, table: str | None, files: Files | None, fields: Files | None) -> list[PairSource]:
+    """One source of pairs, from a table or from two files."""
+    from textwright.errors import ConfigError
+    from textwright.text.pairs import PairSource
+
+    if table is not None and files is not None:
+        raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
+    if files is not None:
+        if fields is not None and what == "the training data":
+            raise ConfigError("--fields names the columns of a table: leave it out with --pairs")
+        return [PairSource.parse({"path": files[0], "target": files[1]}, "pairs")]
+    if table is None:
+        return []
+    return [PairSource.parse({"path": table, **({"fields": list(fields)} if fields else {})}, "pairs")]
+
+
+def refuse(given: Mapping[str, object], message: str) -> None:
+    from textwright.errors import ConfigError
+
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(message.format(name))
