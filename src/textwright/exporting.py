@@ -14,6 +14,7 @@ from textwright.interop.onnx_step import check_step, leaf_names, write_step
 from textwright.interop.peft import check_peft, write_peft
 from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.pretrained import PretrainedLM
+from textwright.models.pretrained_pairs import PretrainedPairs
 from textwright.models.rnn import RecurrentLM
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
@@ -72,7 +73,7 @@ def export_huggingface(run: Path, out: Path, licence: str | None = None) -> Pari
 
 def _export_pairs(model: PairModel, run: Path, out: Path, licence: str | None) -> Parity:
     network, generation = model.model, model.generation
-    if not isinstance(network, TransformerEncoderDecoder):
+    if not isinstance(network, TransformerEncoderDecoder | PretrainedPairs):
         raise CheckpointError(f"{run} is a recurrent encoder-decoder, for which transformers has no class")
     beams = generation.beams, generation.length_penalty
     habits = PairHabits(generation.start, generation.end, generation.unseen, *beams)

@@ -11,13 +11,13 @@ import torch
 
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError
-from textwright.interop.adopting import adopt, adopted_config
+from textwright.interop.adopting import adopted, has_source
 from textwright.interop.folder import Folder, find, read_folder
 from textwright.interop.formats import FORMATS, native
 from textwright.interop.gguf_file import read_gguf
-from textwright.interop.memory import check_room, need
 from textwright.interop.pair_formats import PAIR_FORMATS, native_pairs
 from textwright.interop.peft import read_peft
+from textwright.interop.sentencepiece_file import marian_tokenizers
 from textwright.models import LanguageModel, TransformerConfig
 from textwright.models.base import Precision
 from textwright.models.transformer import TransformerLM
@@ -74,10 +74,11 @@ def import_model(
         raise ConfigError(f"{out} is not empty: give another --out")
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
-    if folder.kind in PAIR_FORMATS:
+    known = {**PAIR_FORMATS, **FORMATS}
+    if folder.kind in PAIR_FORMATS or (path.is_dir() and folder.kind not in known and has_source(folder)):
         if precision != "float32":
             raise ConfigError(f"{place} is a {folder.kind}: --precision is for models without a source")
-        return _import_pairs(place, folder, out, task, prefix)
+        return _import_pairs(place, folder, out, way, task, prefix)
     if task is not None or prefix:
         raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task and --prefix")
     tokenizer = read_tokenizer(folder)
@@ -89,7 +90,7 @@ def import_model(
     elif precision != "float32":
         raise ConfigError(f"{place} is kept as the library's own {folder.kind}, in float32: leave out --precision")
     else:
-        model = adopted(folder)
+        model = _adopted(folder)
     generation = generation_of(folder, tokenizer, model.config.vocab)
     named = {name: word for name in ("bos_token", "eos_token") if (word := _word(folder, name)) is not None}
     given = {"origin": place, "kind": folder.kind, "precision": precision, "model": model.config.dump()}
@@ -106,37 +107,34 @@ def import_model(
     return model
 
 
-def _import_pairs(place: str, folder: Folder, out: Path, task: Task | None, prefix: str) -> LanguageModel:
+def _import_pairs(place: str, folder: Folder, out: Path, way: Way, task: Task | None, prefix: str) -> LanguageModel:
     if task is None:
         raise ConfigError(
             f"{place} is a {folder.kind}, which writes with a source: say what it does with --task "
             f"{', '.join(get_args(Task))}"
         )
-    tokenizer = read_tokenizer(folder)
-    model = native_pairs(folder)
+    if folder.kind == "marian" and not (folder.path / "tokenizer.json").exists():
+        source_tokenizer, tokenizer = marian_tokenizers(folder.path)
+    else:
+        source_tokenizer = tokenizer = read_tokenizer(folder)
+    ours = way == "native" or (way == "auto" and folder.kind in PAIR_FORMATS)
+    model: LanguageModel = native_pairs(folder) if ours else _adopted(folder)
     generation = pair_generation_of(folder, tokenizer, model.config.vocab)
     pairs = [{"path": place, "prefix": prefix}]
     given = {"task": task, "origin": place, "kind": folder.kind, "pairs": pairs, "model": model.config.dump()}
     config = ImportedPairs.parse(given)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer", "source_tokenizer"):
-        tokenizer.save(out / f"{name}.json")
+    tokenizer.save(out / "tokenizer.json")
+    source_tokenizer.save(out / "source_tokenizer.json")
     write_generation(out, generation)
     write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
     write_manifest(out, ImportedManifest(config=config))
     return model
 
 
-def adopted(folder: Folder) -> LanguageModel:
-    """The model in a folder as the transformers library runs it, behind our contract, which is checked on it.
-
-    Raises:
-        ConfigError: it does not fit into memory.
-        CheckpointError: the library does not know it, it lacks or has weights too many, or it breaks the contract.
-    """
-    config = adopted_config(folder)
-    check_room(need(config), f"{folder.path.name}, its weights in float32,")
-    model = adopt(config, folder.path)
+def _adopted(folder: Folder) -> LanguageModel:
+    """The model in a folder as the transformers library runs it, behind our contract, which is checked on it."""
+    model = adopted(folder)
     with torch.no_grad():
         case = Case.of(model, TOLERANCE)
         for check in (by_steps, ragged, frozen, select_and_concat):

@@ -16,7 +16,8 @@ from textwright.evaluating.languages import guess_language
 from textwright.evaluating.scores import Score
 from textwright.evaluating.tasks import items, judge, judges
 from textwright.job import Job, Measures
-from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
+from textwright.models import EncoderDecoder, LanguageModel
+from textwright.models.seq2seq import Seq2SeqConfig
 from textwright.pair_model import PairModel, cut
 from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
@@ -287,7 +288,7 @@ def _check_fits(config: PairRun, data: Bitext) -> None:
     if config.bpe_dropout:
         check_dropout(data.source_tokenizer)
         check_dropout(data.tokenizer)
-    if not isinstance(config.model, EncoderDecoderConfig):
+    if isinstance(config.model, Seq2SeqConfig):
         return
     facts, model = data.facts, config.model
     given = 1 if config.base is None else len(read_generation(Path(config.base), PairGeneration).start)

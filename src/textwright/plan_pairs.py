@@ -41,10 +41,11 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
     seconds = seconds_of(asked.get("training", {}).get("budget", {}))
     shape = _encdec(asked.get("model", {}), situation, seconds) if family == "encdec" else {"width": 256, "layers": 1}
     width = asked.get("model", {}).get("width", shape["width"])
-    if family == "encdec":
-        shape |= {"inner": 4 * width} if "inner" not in asked.get("model", {}) else {}
-    model = {"family": family, "vocab": situation.vocab, "source_vocab": situation.source_vocab, **shape}
-    model |= {"shared": situation.source_vocab is None, "dropout": _dropout(situation, width, seconds)}
+    model = {"family": family, "vocab": situation.vocab}
+    if not asked.get("base"):  # a base has a shape
+        shape |= {"inner": 4 * width} if family == "encdec" and "inner" not in asked.get("model", {}) else {}
+        model |= {**shape, "source_vocab": situation.source_vocab, "shared": situation.source_vocab is None}
+        model["dropout"] = _dropout(situation, width, seconds)
     batch = max(64, min(2048 if seconds < 3600 else 4096, situation.padded // 20))
     training = {
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},

@@ -30,6 +30,7 @@ from textwright.models import (
     EncoderDecoderConfig,
     PairModelConfig,
     PretrainedConfig,
+    PretrainedPairsConfig,
     Seq2SeqConfig,
     TextModelConfig,
     TransformerConfig,
@@ -187,6 +188,8 @@ class PairRun(BaseRun):
             raise ValueError("training.r_drop compares two passes with different dropout: set model.dropout")
         if self.training.keep == "score" and self.task == "chat":
             raise ValueError("a reply has many good answers and no score: leave out training.keep")
+        if isinstance(self.model, PretrainedPairsConfig) and self.base is None:
+            raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         self.check_base(recurrent=isinstance(self.model, Seq2SeqConfig))
         return self
 
@@ -227,7 +230,7 @@ class ImportedPairs(Config):
     cut: int | None = Field(None, gt=0)
     language: str | None = None
     lowercase: bool = False
-    model: EncoderDecoderConfig
+    model: Annotated[EncoderDecoderConfig | PretrainedPairsConfig, Field(discriminator="family")]
 
 
 Imported = ImportedRun | ImportedPairs

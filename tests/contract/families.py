@@ -12,6 +12,7 @@ from textwright.models.alignment import (
     NoAlignment,
 )
 from textwright.models.pretrained import RECURRENT, PretrainedConfig
+from textwright.models.pretrained_pairs import PretrainedPairsConfig
 
 VOCAB = 7
 WINDOW = 16
@@ -93,6 +94,20 @@ def pretrained(kind: str, **described: Any) -> PretrainedConfig:
     )
 
 
+def pretrained_pairs(kind: str, **described: Any) -> PretrainedPairsConfig:
+    """The same with a source."""
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": VOCAB - 1, "decoder_start_token_id": 0}
+    described = {"model_type": kind, "vocab_size": VOCAB, "d_model": 16, "is_encoder_decoder": True, **described}
+    shape = {"vocab": VOCAB, "width": 16, "layers": 2, "window": WINDOW, "source_window": WINDOW}
+    return PretrainedPairsConfig(**shape, described={**described, **ends})
+
+
+BARTISH = {
+    f"{side}_{name}": size
+    for side in ("encoder", "decoder")
+    for name, size in {"layers": 2, "attention_heads": 2, "ffn_dim": 24}.items()
+} | {"max_position_embeddings": WINDOW}
+T5ISH = {"d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu"}
 LLAMA = {"intermediate_size": 24, "num_key_value_heads": 1, "max_position_embeddings": WINDOW}
 PRETRAINED = {
     "theirs-gpt2": pretrained("gpt2", n_positions=WINDOW),
@@ -100,6 +115,8 @@ PRETRAINED = {
     "theirs-mistral-sliding": pretrained("mistral", sliding_window=3, **LLAMA),
     "theirs-bloom": pretrained("bloom"),
     "theirs-mamba": pretrained("mamba", state_size=4),
+    "theirs-plbart": pretrained_pairs("plbart", **BARTISH),
+    "theirs-umt5": pretrained_pairs("umt5", **T5ISH),
 }
 
 # An adapter on a family: beside its weights, or a part of them.

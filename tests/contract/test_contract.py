@@ -40,8 +40,8 @@ class Subject:
     tolerance: float
     build: Callable[[], LanguageModel]  # one of its shape
 
-    def close(self, got: Tensor, want: Tensor) -> None:
-        scale = float(want.detach().float().abs().max().clamp(min=1))
+    def close(self, got: Tensor, want: Tensor, least: float = 1.0) -> None:
+        scale = float(want.detach().float().abs().max().clamp(min=least))
         torch.testing.assert_close(got.float(), want.float(), rtol=0, atol=self.tolerance * scale)
 
     def sources(self, rows: list[int] | None = None) -> Source | None:
@@ -151,8 +151,10 @@ def test_gradients_through_states(subject: Subject) -> None:
     first = model(subject.tokens[:, :4], state=subject.begin())
     second = model(subject.tokens[:, 4:], state=first.after)
     torch.cat([first.logits, second.logits], 1).square().sum().backward()
+    # A bias of keys changes no attention: its gradient is 0, and what is seen is the rounding of larger ones.
+    least = max(1.0, 0.02 * max(float(want.abs().max()) for want in whole))
     for parameter, want in zip(learning, whole, strict=True):
-        subject.close(parameter.grad, want)
+        subject.close(parameter.grad, want, least)
 
 
 # 2. steps at or after lengths[r] do not move row r --------------------------------------------------------------------
@@ -454,7 +456,7 @@ def test_attention_sums_to_one_over_the_source(reader: Subject) -> None:
 
 @torch.no_grad()
 def test_copied_probability_is_a_probability(reader: Subject) -> None:
-    if not getattr(reader.model.config, "copying"):  # noqa: B009
+    if not getattr(reader.model.config, "copying", False):
         pytest.skip("this model does not copy")
     torch.testing.assert_close(
         reader.whole(reader.tokens).float().exp().sum(-1), torch.ones(4, TIME), rtol=0, atol=1e-3

@@ -248,7 +248,7 @@ def test_what_the_library_cannot_open(run: Run, neox: Path, tmp_path: Path) -> N
         run("import", folder, "--out", tmp_path / "out").fails(*told)
         assert not (tmp_path / "out").exists()
 
-    refused(broken(model_type="no_such_kind"), "is a no_such_kind", "no causal language model")
+    refused(broken(model_type="no_such_kind"), "is a no_such_kind", "no language model")
     refused(broken(model_type="vit"), "is a vit")
     refused(broken(num_hidden_layers=3), "is missing")
     refused(broken(num_hidden_layers=1), "has no place")

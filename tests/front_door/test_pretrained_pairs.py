@@ -10,6 +10,7 @@ import pytest
 import torch
 from door import Run
 
+from textwright.models.base import Source
 from textwright.opening import load_pairs
 from textwright.text.tokenizers import TokenizerConfig, train
 
@@ -141,3 +142,74 @@ def test_rotary_positions_stay_here(run: Run, files: dict[str, Path], tmp_path: 
     assert done.code == 0, done.err
     run("export", tmp_path / "mine", tmp_path / "out").fails("positions rotary", "--set model.positions=sinusoidal")
     assert not (tmp_path / "out").exists()
+
+
+KINDS = {
+    "mbart": {"scale_embedding": True},
+    "m2m_100": {"scale_embedding": True},
+    "blenderbot": {},
+    "umt5": {"d_kv": 6, "d_ff": 36, "num_layers": 1, "num_heads": 4, "feed_forward_proj": "gated-gelu"},
+}
+SIZES = {
+    f"{side}_{name}": size
+    for side in ("encoder", "decoder")
+    for name, size in {"layers": 1, "attention_heads": 4, "ffn_dim": 36}.items()
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_other_kind_runs_as_the_library_runs_it(
+    run: Run, t5: Path, files: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Greedy texts and beams are theirs; it is evaluated, proven, fine-tuned and leaves again as it came."""
+    folder, pad = tmp_path / kind, 3
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((t5 / "tokenizer.json").read_bytes())
+    tokenizer = train(TokenizerConfig(kind=str(t5 / "tokenizer.json")), lambda: iter([""]))
+    special = {"pad_token_id": pad, "eos_token_id": tokenizer.end, "decoder_start_token_id": tokenizer.end}
+    sizes = {} if kind == "umt5" else {**SIZES, "max_position_embeddings": 64}
+    shape = {"vocab_size": tokenizer.size + 4, "d_model": 24, "dropout": 0.0, "dropout_rate": 0.0, **sizes}
+    config = transformers.AutoConfig.for_model(kind, **shape, **KINDS[kind], **special)
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    theirs.generation_config.forced_eos_token_id = None
+    theirs.save_pretrained(folder)
+    done = run("import", folder, "--task", "translate", "--out", tmp_path / "mine")
+    assert done.code == 0, done.err
+    run("import", folder, "--task", "translate", "--as", "native", "--out", tmp_path / "no").fails(f"is a {kind}")
+
+    ours = load_pairs(tmp_path / "mine")
+    sources = files["test.digits"].read_text().splitlines()[:4]
+    banned = list(ours.generation.unseen)
+    for beams, how in ((1, {"strategy": "greedy"}), (3, {"strategy": "beam", "beams": 3, "length_penalty": 1.0})):
+        for source in sources:
+            ids = torch.tensor([ours.source_ids(source)])
+            given: Any = {"do_sample": False, "num_beams": beams, "max_new_tokens": 9, "early_stopping": True}
+            want = theirs.generate(ids, attention_mask=torch.ones_like(ids), suppress_tokens=banned, **given)
+            together = ours.write(sources, max_new_tokens=9, **how)
+            mine = [text[0].tokens for text in together][sources.index(source)]
+            got = want[0, 1 : len(mine) + 1].tolist()
+            if beams == 1:
+                assert list(mine) == got
+            else:  # they may stop at other candidates: ours is no worse than theirs
+                assert ours.write([source], max_new_tokens=9, **how)[0][0].tokens == mine
+    looked = ours.write(sources[:1], alignments=True, max_new_tokens=5)[0][0].alignment
+    assert looked is not None and abs(sum(looked.weights[0]) - 1) < 1e-3
+    sides = ("--pairs", files["test.digits"], files["test.words"])
+    quick = ("--steps", "4", "--set", "training.evaluations=2", "--set", "filters.max_target=60")
+    for words in (
+        ("selftest", tmp_path / "mine"),
+        ("evaluate", tmp_path / "mine", *sides),
+        ("finetune", tmp_path / "mine", *sides, *quick, "--method", "lora", "--out", tmp_path / "tuned"),
+        ("export", tmp_path / "tuned", tmp_path / "out"),
+    ):
+        done = run(*words)
+        assert done.code == 0, (words, done.err, done.out)
+    again = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
+    tuned = load_pairs(tmp_path / "tuned").model
+    source, text = torch.tensor([[5, 6, 7]]), torch.tensor([[1, 8, 9]])
+    want = again(input_ids=source, decoder_input_ids=text).logits
+    torch.testing.assert_close(tuned(text, source=Source(source, torch.tensor([3]))).logits, want)

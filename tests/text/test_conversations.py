@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as Library
 
 from textwright.errors import ConfigError, DataError
 from textwright.text.conversations import ChatTemplate, turns_of
-from textwright.text.tokenizers import ALPHABET, Tokenizer
+from textwright.text.tokenizer_file import ALPHABET
+from textwright.text.tokenizers import Tokenizer
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

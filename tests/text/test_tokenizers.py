@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as Library
 from textwright.errors import CheckpointError, ConfigError, MissingExtraError
 from textwright.text import segmenters
 from textwright.text.segmenters import count_words, is_unspaced, segmenter
-from textwright.text.tokenizers import END, SLICE, Tokenizer, TokenizerConfig, train
+from textwright.text.tokenizer_file import END
+from textwright.text.tokenizers import SLICE, Tokenizer, TokenizerConfig, train
 
 DATA = Path(os.environ.get("TEXTWRIGHT_DATA", Path(__file__).parents[2] / "../shared/data"))
 ENGLISH = "It was a bright cold day in April, and the clocks were striking thirteen. \U0001f600 It wasn't 1984!\n" * 4

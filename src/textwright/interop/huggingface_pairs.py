@@ -18,9 +18,11 @@ from textwright.interop.huggingface import CLOSE, Parity, write_json
 from textwright.interop.pair_formats import foreign_pairs
 from textwright.models.base import Source
 from textwright.models.encdec import TransformerEncoderDecoder
+from textwright.models.pretrained_pairs import PretrainedPairs
 from textwright.text.segmenters import is_segmenter
 from textwright.text.tokenizers import Tokenizer
 
+Ours = TransformerEncoderDecoder | PretrainedPairs
 TARGET = "target"  # folder of the tokenizer of what is written, where it is not that of the source
 
 
@@ -52,7 +54,10 @@ class Example:
 
 
 def write_pairs(
-    folder: Path, model: TransformerEncoderDecoder, tokenizers: tuple[Tokenizer, Tokenizer], habits: PairHabits
+    folder: Path,
+    model: Ours,
+    tokenizers: tuple[Tokenizer, Tokenizer],
+    habits: PairHabits,
 ) -> None:
     """Fill an empty folder.
 
@@ -68,7 +73,9 @@ def write_pairs(
         raise CheckpointError(f"texts begin with {len(habits.start)} tokens; one to start from and one more are held")
     config, tensors = foreign_pairs(model)
     first, *forced = habits.start
-    ends = {"eos_token_id": habits.end, "pad_token_id": habits.end, "decoder_start_token_id": first}
+    padding = config.get("pad_token_id")  # some models of the library count positions by it
+    padding = habits.end if padding is None else padding
+    ends = {"eos_token_id": habits.end, "pad_token_id": padding, "decoder_start_token_id": first}
     forcing = {"forced_bos_token_id": forced[0]} if forced else {}
     write_json(folder / "config.json", {**config, **ends, "dtype": "float32"})
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,13 +87,13 @@ def write_pairs(
         {**ends, **forcing, **(beams if habits.beams > 1 else {}), **length, **suppressed},
     )
     source, target = tokenizers
-    _write_tokenizer(folder, source, source.end, model.config.source_window)
+    _write_tokenizer(folder, source, source.end, padding, model.config.source_window)
     if not source.same(target):
         (folder / TARGET).mkdir()
-        _write_tokenizer(folder / TARGET, target, habits.end, model.config.window)
+        _write_tokenizer(folder / TARGET, target, habits.end, padding, model.config.window)
 
 
-def _write_tokenizer(folder: Path, tokenizer: Tokenizer, end: int, window: int) -> None:
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, end: int, padding: int, window: int) -> None:
     """One that puts the end behind every text, which is how sources are read."""
     names = {id: name for name, id in tokenizer.entries.items()}
     path = folder / "tokenizer.json"
@@ -103,16 +110,14 @@ def _write_tokenizer(folder: Path, tokenizer: Tokenizer, end: int, window: int) 
         "model_max_length": window,
         "clean_up_tokenization_spaces": False,
         "eos_token": names[end],
-        "pad_token": names[end],
+        "pad_token": names.get(padding, names[end]),
     }
     if tokenizer.unknown is not None:
         said["unk_token"] = names[tokenizer.unknown]
     write_json(folder / "tokenizer_config.json", said)
 
 
-def check_pairs(
-    folder: Path, model: TransformerEncoderDecoder, habits: PairHabits, examples: Sequence[Example]
-) -> Parity:
+def check_pairs(folder: Path, model: Ours, habits: PairHabits, examples: Sequence[Example]) -> Parity:
     """Open the folder with transformers and compare, on real sources: ids, logits along our text, and greedy texts.
 
     Raises:

@@ -15,6 +15,7 @@ from textwright.interop.memory import check_room, need
 from textwright.interop.tables import Part, read, write
 from textwright.models import EncoderDecoderConfig
 from textwright.models.encdec import TransformerEncoderDecoder
+from textwright.models.pretrained_pairs import PretrainedPairs
 
 
 class PairFormat(NamedTuple):
@@ -70,12 +71,15 @@ def native_pairs(folder: Folder) -> TransformerEncoderDecoder:
     return model.eval()
 
 
-def foreign_pairs(model: TransformerEncoderDecoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """config.json and the tensors of a model, in the first architecture that can hold it.
+def foreign_pairs(model: TransformerEncoderDecoder | PretrainedPairs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and the tensors of a model, in the first architecture that can hold it, or in its own.
 
     Raises:
         CheckpointError: none can; what stands in the way of each is named.
     """
+    if isinstance(model, PretrainedPairs):
+        tensors = {name: value.detach().contiguous() for name, value in model.theirs.named_parameters()}
+        return model.config.described, tensors
     config, reasons = model.config, []
     for form in (BART, T5):
         try:

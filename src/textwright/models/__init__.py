@@ -7,6 +7,7 @@ from pydantic import Field
 from textwright.models.base import BaseConfig, EncoderDecoder, LanguageModel, Output, Source
 from textwright.models.encdec import EncoderDecoderConfig
 from textwright.models.pretrained import PretrainedConfig
+from textwright.models.pretrained_pairs import PretrainedPairsConfig
 from textwright.models.rnn import GRUConfig, LSTMConfig, RNNConfig
 from textwright.models.seq2seq import Seq2SeqConfig
 from textwright.models.state import State
@@ -15,7 +16,7 @@ from textwright.models.transformer import TransformerConfig
 TextModelConfig = Annotated[
     RNNConfig | GRUConfig | LSTMConfig | TransformerConfig | PretrainedConfig, Field(discriminator="family")
 ]
-PairModelConfig = Annotated[Seq2SeqConfig | EncoderDecoderConfig, Field(discriminator="family")]
+PairModelConfig = Annotated[Seq2SeqConfig | EncoderDecoderConfig | PretrainedPairsConfig, Field(discriminator="family")]
 
 __all__ = [
     "BaseConfig",
@@ -27,6 +28,7 @@ __all__ = [
     "Output",
     "PairModelConfig",
     "PretrainedConfig",
+    "PretrainedPairsConfig",
     "RNNConfig",
     "Seq2SeqConfig",
     "Source",

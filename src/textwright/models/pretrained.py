@@ -95,7 +95,7 @@ class AttentionLM(PretrainedLM):
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> KeyValueState:
         refuse_source(self, source)
         if not self._shapes:
-            keys, values = _pairs(self.body, self._probe())
+            keys, values = pairs_of(self.body, self._probe())
             self._shapes = [tuple(leaf.shape) for leaf in (*keys, *values)]
         empty = [self.embed.weight.new_zeros(rows, groups, 0, width) for _, groups, _, width in self._shapes]
         half = len(empty) // 2
@@ -128,7 +128,7 @@ class AttentionLM(PretrainedLM):
         if equal:
             view.pop("attention_mask")
         out = self.body(input_ids=tokens, past_key_values=given, use_cache=True, **view)
-        keys, values = _pairs(self.body, out.past_key_values)
+        keys, values = pairs_of(self.body, out.past_key_values)
         if not equal:
             slots = torch.arange(int(after.max()), device=past.device)
             moved = slots + (have - past)[:, None]  # a row's past ends at `have`, and its new tokens begin there
@@ -231,7 +231,7 @@ def library() -> Any:
     return transformers
 
 
-def _pairs(body: Any, cache: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def pairs_of(body: Any, cache: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Keys and values of every layer, each (R, G, S, D)."""
     strange = sorted({type(layer).__name__ for layer in cache.layers} - {"DynamicLayer"})
     if strange:

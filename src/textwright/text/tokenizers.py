@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,19 @@ from textwright.config import Config
 from textwright.errors import CheckpointError, ConfigError
 from textwright.text.detokenizer import Detokenizer
 from textwright.text.segmenters import is_segmenter, is_unspaced, segmenter
+from textwright.text.tokenizer_file import (
+    ALPHABET,
+    BYTE,
+    END,
+    UNKNOWN,
+    check_ids,
+    decoders_of,
+    end_of,
+    kind_of,
+    pieces_of,
+    stripped,
+)
 
-END = "<|end|>"  # a plain entry of the vocabulary that no text can reach, not an added token found in raw text
-UNKNOWN = "<unk>"
 CHARACTERS = 8000  # default vocabulary of `char`
 SAMPLE = 50_000_000  # characters that BPE merges are learned from
 SLICE = 4096  # characters and bytes may be cut anywhere, and short strings are encoded in parallel
@@ -38,10 +49,7 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]{1,64}|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]{1,64}[\r\n]{0,64}|\s{0,64}[\r\n]{1,64}|\s{1,64}(?!\S)|\s{1,64}"
 )
-DECODERS = ("ByteLevel", "WordPiece", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip")
 WORD = re.compile(r"[^ \t\n]+|\n")
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]", END, "<|im_end|>", "<|eot_id|>", "[SEP]")
 
 
 class TokenizerConfig(Config):
@@ -79,16 +87,17 @@ class Tokenizer:
         facts = json.loads(library.to_str())
         entries = library.get_vocab(with_added_tokens=True)
         self.size = 1 + max(entries.values(), default=-1)
-        self.kind = _kind(facts, entries)
-        self.end = entries[_end(self.kind, entries)]
-        self.unknown = entries.get(facts["model"].get("unk_token"))
-        self.bytewise = "ByteLevel" in _decoders(facts)
-        self.pieces = _pieces(library, facts, self.kind, entries)
+        self.kind = kind_of(facts, entries)
+        self.end = entries[end_of(self.kind, entries)]
+        said = facts["model"]
+        self.unknown = said["unk_id"] if said["type"] == "Unigram" else entries.get(said.get("unk_token"))
+        self.bytewise = "ByteLevel" in decoders_of(facts)
+        self.pieces = pieces_of(library, facts, self.kind, entries)
         added = {token["content"] for token in facts["added_tokens"] if token["special"]}
         # The end of our own kinds is an entry like others, which no text reaches.
-        self._own_end = None if self.kind in ("word", "existing") else _end(self.kind, entries)
+        self._own_end = None if self.kind in ("word", "existing") else end_of(self.kind, entries)
         self.controls = frozenset(added if self._own_end is None else {*added, self._own_end})
-        self._stripped = _stripped(library, self.kind, entries, self.pieces)
+        self._stripped = stripped(library, self.kind, entries, self.pieces)
         self._entries = entries
         self._library = library
         library.no_truncation()
@@ -162,7 +171,11 @@ class Tokenizer:
             return [[i for word in segmenter(self.kind)(text) for i in self._word(word)] for text in texts]
         if self.kind in ("char", "byte"):
             return [self._sliced(text) for text in texts]
-        return [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        encoded = [e.ids for e in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        if self._reachable:
+            for row in [row for row, ids in enumerate(encoded) if not self._reachable.isdisjoint(ids)]:
+                encoded[row] = self._as_text(texts[row])
+        return encoded
 
     def decode(self, ids: Iterable[int], spelled: Mapping[int, str] | None = None) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD. At the places in `spelled` stands that word."""
@@ -221,7 +234,7 @@ class Tokenizer:
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
             text = path.read_text(encoding="utf-8")
-            _check_ids(json.loads(text))
+            check_ids(json.loads(text))
             return cls(Library.from_str(text))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
@@ -240,6 +253,21 @@ class Tokenizer:
             for encoding in self._library.encode_batch_fast(parts[start : start + BATCH], add_special_tokens=False):
                 ids += encoding.ids
         return ids
+
+    @cached_property
+    def _reachable(self) -> frozenset[int]:
+        """Ids of control tokens that are entries like others for the model of a foreign vocabulary: where it does not
+        know their characters, a text that spells them out would reach them."""
+        if self.kind != "existing" or json.loads(self._library.to_str())["model"]["type"] == "BPE":
+            return frozenset()
+        return frozenset(self._entries[name] for name in self.controls) - {self.unknown}
+
+    def _as_text(self, text: str) -> list[int]:
+        """Ids of a text that spells out control tokens: it is read in parts that begin within them."""
+        places = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, self.controls)), text)]
+        parts = [text[start:stop] for start, stop in pairwise([0, *places, len(text)])]
+        read = self._library.encode_batch_fast(parts, add_special_tokens=False)
+        return [id for part in read for id in part.ids if id not in self._reachable]
 
     def _word(self, word: str) -> tuple[int, ...]:
         """Ids of one word of a segmenter; a known word may stand behind an unexpected space."""
@@ -394,99 +422,3 @@ def _room(config: TokenizerConfig, needed: int, default: int) -> int:
 def _refuse_frequency(config: TokenizerConfig) -> None:
     if config.min_frequency != 1:
         raise ConfigError(f"the tokenizer {config.kind!r} is fixed: min_frequency cannot change it, leave it out")
-
-
-# What a tokenizer.json says --------------------------------------------------------------------------------------
-
-
-def _check_ids(facts: dict[str, Any]) -> None:
-    """Refuse a file with a few entries and enormous ids: the library would walk through all the ids between."""
-    vocabulary = facts["model"]["vocab"]
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-    ids += [token["id"] for token in facts.get("added_tokens", [])]
-    if max(ids, default=0) > 2 * len(vocabulary) + len(ids) + 1024:
-        raise CheckpointError(f"it has {len(ids)} entries but ids up to {max(ids)}")
-
-
-def _kind(facts: dict[str, Any], entries: dict[str, int]) -> str:
-    """The kind of our own files, told by their shape; a foreign file is checked to be decodable piece by piece."""
-    model, before = facts["model"], facts["pre_tokenizer"] or {}
-    if model["type"] == "WordLevel" and UNKNOWN in entries:
-        segmented = [token[6:-2] for token in entries if token.startswith("<|end:") and is_segmenter(token[6:-2])]
-        if segmented and facts["decoder"] == {"type": "Fuse"}:
-            return segmented[0]
-        if "\n" in entries and before.get("type") == "Sequence":
-            return "word"
-    if model["type"] == "BPE" and END in entries and not facts["added_tokens"]:
-        if model["byte_fallback"] and not model["merges"]:
-            return "char"
-        if facts["decoder"] and facts["decoder"]["type"] == "ByteLevel":
-            return "bpe" if before.get("type") == "Sequence" else "byte"
-    for name in _decoders(facts):
-        if name not in DECODERS:
-            raise CheckpointError(f"its decoder {name} is not supported; expected ByteLevel, Metaspace or WordPiece")
-    return "existing"
-
-
-def _decoders(facts: dict[str, Any]) -> list[str]:
-    decoder = facts["decoder"] or {"type": "none"}
-    return [part["type"] for part in decoder.get("decoders", [decoder])]
-
-
-def _end(kind: str, entries: dict[str, int]) -> str:
-    if kind == "word":
-        return "\n"
-    if is_segmenter(kind):
-        return f"<|end:{kind}|>"
-    names = [END] if kind != "existing" else [name for name in ENDS if name in entries]
-    if not names:
-        raise CheckpointError(f"there is no token that ends a text; expected one of {', '.join(ENDS)}")
-    return names[0]
-
-
-def _pieces(library: Library, facts: dict[str, Any], kind: str, entries: dict[str, int]) -> list[bytes]:
-    """What every id adds in the middle of a text."""
-    controls = {token["content"] for token in facts["added_tokens"] if token["special"]}
-    if kind not in ("word", "existing"):
-        controls.add(_end(kind, entries))
-    bytewise = "ByteLevel" in _decoders(facts)
-    pieces = [b""] * (1 + max(entries.values()))
-    for token, i in entries.items():
-        if token not in controls:
-            pieces[i] = _from_alphabet(token) if bytewise else _piece(token, library.decoder)
-    return pieces
-
-
-def _piece(token: str, decoder: Any) -> bytes:
-    if escape := BYTE.fullmatch(token):
-        return bytes([int(escape[1], 16)])
-    if decoder is None:  # `word`: the library puts a space between tokens
-        return b"\n" if token == "\n" else b" " + token.encode()
-    text: str = decoder.decode(["a", token])  # whatever it drops at the start of a text, it drops before the "a"
-    return text[1:].encode()
-
-
-def _stripped(library: Library, kind: str, entries: dict[str, int], pieces: list[bytes]) -> str:
-    """Where decoding drops a leading space: "" nowhere, "text" at the start of the text, "line" of every line."""
-    if kind == "word":
-        return "line"
-    spaced = next((token for token, i in entries.items() if pieces[i].startswith(b" ")), None)
-    if spaced is None or library.decoder.decode([spaced]).startswith(" "):
-        return ""
-    return "text"
-
-
-def _alphabet() -> dict[str, int]:
-    """The characters that byte-level models write bytes as: visible Latin-1 as itself, the others from U+0100 on."""
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte if byte in visible else 256 + hidden.index(byte)): byte for byte in range(256)}
-
-
-ALPHABET = _alphabet()
-
-
-def _from_alphabet(token: str) -> bytes:
-    if all(character in ALPHABET for character in token):
-        return bytes(ALPHABET[character] for character in token)
-    return token.encode()  # an added token, which is stored as it is written
