@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from textwright import plan
+from textwright.adapting.prompt import PromptConfig
 from textwright.config import override
 from textwright.errors import ConfigError, TrainingError, nearest
 from textwright.fit import Audience, default_folder, fit
@@ -25,14 +26,15 @@ from textwright.writer import TextModel
 __all__ = ["PairModel", "TextModel", "finetune", "finetune_pairs", "load", "train", "train_pairs"]
 
 CELLS = ("rnn", "gru", "lstm")
-RATE = 1e-4  # of fine-tuning, for weights that were trained long
+RATES = {"full": 1e-4, "prompt": 1e-2}  # of fine-tuning: weights that were trained long; a few that begin anywhere
 ADAPTER_RATE = 1e-3  # for adapters, which begin at zero
-METHODS: dict[str, dict[str, Any] | None] = {  # of fine-tuning: what learns, see `adapting.lora`
-    "full": None,
-    "lora": {},
-    "rslora": {"stabilised": True},
-    "dora": {"magnitude": True},
-    "qlora": {"packed": "int4"},
+METHODS: dict[str, dict[str, Any]] = {  # of fine-tuning: what learns, see `adapting`
+    "full": {},
+    "lora": {"adapter": {}},
+    "rslora": {"adapter": {"stabilised": True}},
+    "dora": {"adapter": {"magnitude": True}},
+    "qlora": {"adapter": {"packed": "int4"}},
+    "prompt": {"prompt": {}},
 }
 Learn = Literal["auto", "text", "answers", "preferences"]
 WHOLE = 512  # tokens of an example
@@ -103,7 +105,7 @@ def finetune(
     Args:
         base: a run that was trained on a text or imported.
         method: "full" for all weights, "lora", "rslora" or "dora" for an adapter, "qlora" for one on weights of four
-            bits.
+            bits, "prompt" for a few embeddings in front of every text.
         learn: "text": every token carries loss; "answers": `source` holds prompts with answers or conversations, and
             only what the model should say does; "preferences": of two answers one becomes likelier than the other;
             "auto": what the source looks like.
@@ -136,7 +138,7 @@ def asked_on(
 ) -> dict[str, Any]:
     """A request for `fit` from the arguments of `finetune`: the base's model and tokenizer, a rate that suits weights
     which know something already, and contexts that a step can pay for."""
-    config, adapter = read_run(base), _adapter(method)
+    config, learning = read_run(base), _learning(method)
     if isinstance(config, WithSource):
         raise ConfigError(f"{base} was trained to {config.task}, from pairs: fine-tune it with finetune_pairs")
     if fields is not None and learn == "text":
@@ -148,28 +150,28 @@ def asked_on(
     answers = learn != "text"
     tokenizer = str(base / "tokenizer.json")
     request = asked(source, config.model.family, tokenizer, valid, test, minutes, steps, epochs, seed)
-    rate = (RATE if adapter is None else ADAPTER_RATE) * (GENTLE if learn == "preferences" else 1)
+    rate = RATES.get(method, ADAPTER_RATE) * (GENTLE if learn == "preferences" else 1)
     training: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01}}
     model = config.model.dump()
+    window = None
     if isinstance(config.model, TransformerConfig | PretrainedConfig):
         if config.model.window is None:
             raise ConfigError(f"{base} is a recurrent model of the transformers library: it writes and is not trained")
-        training["context"] = min(config.model.window, CONTEXT)
+        window = config.model.window - (PromptConfig().tokens if method == "prompt" else 0)
+        training["context"] = min(window, CONTEXT)
     elif answers:
         training["softmax_samples"] = 0
-        model["weight_drop"] = 0.0 if adapter is not None else model["weight_drop"]
-    elif adapter is None:
+        model["weight_drop"] = 0.0 if learning else model["weight_drop"]
+    elif not learning:
         training["softmax_samples"] = plan.SAMPLES if config.model.vocab >= plan.MANY else 0
     else:
         training["softmax_samples"] = 0
         model["weight_drop"] = 0.0
-    known: dict[str, Any] = {"base": str(base), "model": model, "training": training, "named": config.named}
-    if adapter is not None:
-        known["adapter"] = adapter
+    known: dict[str, Any] = {"base": str(base), "model": model, "training": training, "named": config.named, **learning}
     if answers:
         known["examples"] = {
             "kind": learn,
-            "longest": min(WHOLE, model.get("window") or WHOLE),
+            "longest": min(WHOLE, window or WHOLE),
             **({} if fields is None else {"fields": list(fields)}),
         }
     return override(merge(request, known), assignments)
@@ -228,7 +230,7 @@ def asked_on_pairs(
     Raises:
         ConfigError: the base writes without a source, or for several tasks and the pairs do not say which one.
     """
-    config, adapter = read_run(base), _adapter(method)
+    config, learning = read_run(base), _learning(method)
     if not isinstance(config, WithSource):
         raise ConfigError(f"{base} goes on writing a text and has no source: textwright finetune {base} TEXT")
     first, second, third = (
@@ -237,8 +239,9 @@ def asked_on_pairs(
     request = asked_pairs(
         config.task, first, second, third, "transformer", str(base / "tokenizer.json"), minutes, steps, epochs, seed
     )
-    rate = RATE if adapter is None else ADAPTER_RATE
+    rate = RATES.get(method, ADAPTER_RATE)
     known: dict[str, Any] = {
+        **learning,
         "base": str(base),
         "model": config.model.dump(),
         "cut": config.cut,
@@ -252,12 +255,10 @@ def asked_on_pairs(
     }
     if not Tokenizer.load(base / "tokenizer.json").same(Tokenizer.load(base / "source_tokenizer.json")):
         known["source_tokenizer"] = {"kind": str(base / "source_tokenizer.json")}
-    if adapter is not None:
-        known["adapter"] = adapter
     return override(merge(request, known), assignments)
 
 
-def _adapter(method: str) -> dict[str, Any] | None:
+def _learning(method: str) -> dict[str, Any]:
     if method not in METHODS:
         raise ConfigError(f"there is no method {method!r}.{nearest(method, METHODS)}")
     return METHODS[method]

@@ -9,6 +9,7 @@ import torch
 
 from textwright import plan, plan_pairs
 from textwright.interop.memory import GIB
+from textwright.models import LanguageModel
 from textwright.models.quantized import weight_bytes
 from textwright.run import merge, parse_run
 from textwright.run_model import restrict
@@ -47,9 +48,9 @@ def expense(asked: Mapping[str, Any]) -> Expense:
         plan_pairs.check(asked)
         config = plan_pairs.parsed(asked)
     with torch.device("meta"):
-        model = config.model.build()
+        model: LanguageModel = config.model.build()
         whole = model.count_parameters()
-        restrict(model, config)
+        model = restrict(model, config)
     learning = sum(parameter.numel() for parameter in learned(model).values())
     table = 0 if config.model.tied else config.model.vocab * config.model.width  # takes part in no product
     # With a source there are two stacks, and a token goes through one of them.

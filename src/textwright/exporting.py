@@ -6,12 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from textwright.adapting import lora
+from textwright.adapting.prompt import Prompted
 from textwright.errors import CheckpointError, ConfigError
 from textwright.interop.gguf_out import Packing, check_gguf, write_gguf
 from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
 from textwright.interop.huggingface_pairs import Example, PairHabits, check_pairs, write_pairs
 from textwright.interop.onnx_step import check_step, leaf_names, write_step
-from textwright.interop.peft import check_peft, write_peft
+from textwright.interop.peft import check_peft, write_peft, write_peft_prompt
 from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.pretrained import PretrainedLM
 from textwright.models.pretrained_pairs import PretrainedPairs
@@ -93,8 +94,10 @@ def _export_pairs(model: PairModel, run: Path, out: Path, licence: str | None) -
 
 
 def _opened(run: Path, *, apart: bool = False) -> TextModel | PairModel:
-    """The run in float32, in which the engines are compared."""
+    """The run in float32, in which the engines are compared; a learned prompt leaves as what is `apart`, or not."""
     model = load(run, device="cpu", apart=apart)
+    if isinstance(model.model, Prompted) and not apart:
+        raise CheckpointError(f"{run} is a learned prompt, which leaves in the layout of peft alone: --to peft")
     model.model.float()
     return model
 
@@ -131,22 +134,26 @@ def export_peft(run: Path, out: Path) -> Parity:
         raise ConfigError(f"{out} exists: give another folder")
     model = as_writer(_opened(run, apart=True), run)
     network, config = model.model, model.config
-    if config.adapter is None or not isinstance(network, TransformerLM):
+    inner = network.model if isinstance(network, Prompted) else network
+    if not isinstance(inner, TransformerLM) or not (config.adapter or isinstance(network, Prompted)):
         raise CheckpointError(
             f"{run} has no adapter of our own Transformer: finetune BASE TEXT --method lora makes one"
         )
-    adapter, values = config.adapter, lora.tensors(network)
     texts = [[*model.generation.start, *model.tokenizer.encode(text)] for text in prompts_of(model, run)]
-    prompts = [ids[: network.config.window] for ids in texts]
+    prompts = [ids[: network.window] for ids in texts]
     found: list[Parity] = []
 
     def write(folder: Path) -> None:
-        write_peft(folder, network, adapter, values, _origin(config))
+        if isinstance(network, Prompted):
+            write_peft_prompt(folder, network, _origin(config))
+        elif config.adapter is not None:
+            write_peft(folder, inner, config.adapter, lora.tensors(inner), _origin(config))
         with TemporaryDirectory() as temporary:
-            base = network.config.build()
+            base = inner.config.build()
             load_weights(base, run / "model.safetensors")
             write_weights(Path(temporary), base)
-            difference = check_peft(folder, Path(temporary), network, prompts)
+            changed = network if isinstance(network, Prompted) else inner
+            difference = check_peft(folder, Path(temporary), changed, prompts)
         found.append(Parity(len(prompts), sum(map(len, prompts)), difference))
 
     write_folder(out, write)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textwright.adapting.lora import tensors
 from textwright.config import override
 from textwright.errors import ConfigError, TrainingError, nearest
 from textwright.example_job import ExampleJob
@@ -19,7 +18,6 @@ from textwright.pair_job import PairJob
 from textwright.preference_job import PreferenceJob
 from textwright.report import write_report
 from textwright.run import (
-    ADAPTER,
     TASKS,
     TEMPLATE,
     WEIGHTS,
@@ -32,13 +30,13 @@ from textwright.run import (
     read_manifest,
     write_manifest,
 )
-from textwright.run_model import build_model, load_model, restrict
+from textwright.run_model import build_model, kept, load_model, restrict
 from textwright.text.marked import FACTS, REJECTED
 from textwright.text.sources import RUN
 from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
-from textwright.training.checkpoint import load_weights, read_json, save_tensors, weights, write_file, write_json
+from textwright.training.checkpoint import load_weights, read_json, save_tensors, write_file, write_json
 from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import EvaluationRecord, Progress
 from textwright.verdict import verdict
@@ -206,12 +204,12 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     model = build_model(config, hardware.pick_device(config.training.device))
     if config.base is not None:
         load_weights(model, out / WEIGHTS)
-        restrict(model, config)
+        model = restrict(model, config)
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 
     def keep(model: LanguageModel, record: EvaluationRecord) -> None:
-        values, name = (weights(model), WEIGHTS) if config.adapter is None else (tensors(model), ADAPTER)
+        name, values = kept(model, config)
         write_file(out / name, lambda path: save_tensors(path, values))
 
     trainer = Trainer(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from textwright.decoding import Sampling
-from textwright.errors import CheckpointError, ConfigError
+from textwright.errors import CheckpointError, ConfigError, nearest
 from textwright.interop.adopting import adopted, has_source
 from textwright.interop.folder import Folder, find, read_folder
 from textwright.interop.formats import FORMATS, native
@@ -53,6 +53,7 @@ def import_model(
     way: Way = "auto",
     task: Task | None = None,
     prefix: str = "",
+    languages: tuple[str, str] | None = None,
     precision: Precision = "float32",
 ) -> LanguageModel:
     """A folder in the layout of the Hugging Face hub, a name there, or a GGUF file becomes the run `out`.
@@ -64,6 +65,8 @@ def import_model(
             the first if it can be.
         task: of a model with a source: what it does.
         prefix: of a model with a source: what is put in front of every one.
+        languages: of a model for many of them: the tokens that stand for the source's and the target's, which begin
+            the one and the other.
         precision: of the weights of a Transformer of ours, which then are never held in a wider one.
 
     Raises:
@@ -78,9 +81,9 @@ def import_model(
     if folder.kind in PAIR_FORMATS or (path.is_dir() and folder.kind not in known and has_source(folder)):
         if precision != "float32":
             raise ConfigError(f"{place} is a {folder.kind}: --precision is for models without a source")
-        return _import_pairs(place, folder, out, way, task, prefix)
-    if task is not None or prefix:
-        raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task and --prefix")
+        return _import_pairs(place, folder, out, way, task, prefix, languages)
+    if task is not None or prefix or languages:
+        raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task, --prefix, --languages")
     tokenizer = read_tokenizer(folder)
     model: LanguageModel
     if way == "native" or (way == "auto" and folder.kind in FORMATS) or not path.is_dir():
@@ -107,7 +110,15 @@ def import_model(
     return model
 
 
-def _import_pairs(place: str, folder: Folder, out: Path, way: Way, task: Task | None, prefix: str) -> LanguageModel:
+def _import_pairs(
+    place: str,
+    folder: Folder,
+    out: Path,
+    way: Way,
+    task: Task | None,
+    prefix: str,
+    languages: tuple[str, str] | None,
+) -> LanguageModel:
     if task is None:
         raise ConfigError(
             f"{place} is a {folder.kind}, which writes with a source: say what it does with --task "
@@ -117,9 +128,15 @@ def _import_pairs(place: str, folder: Folder, out: Path, way: Way, task: Task | 
         source_tokenizer, tokenizer = marian_tokenizers(folder.path)
     else:
         source_tokenizer = tokenizer = read_tokenizer(folder)
+    if languages is not None:
+        source_tokenizer = _begun(source_tokenizer, languages[0])
+        _begun(tokenizer, languages[1])  # is there such a token
     ours = way == "native" or (way == "auto" and folder.kind in PAIR_FORMATS)
     model: LanguageModel = native_pairs(folder) if ours else _adopted(folder)
     generation = pair_generation_of(folder, tokenizer, model.config.vocab)
+    if languages is not None:
+        start = (generation.start[0], tokenizer.entries[languages[1]])
+        generation = generation.model_copy(update={"start": start})
     pairs = [{"path": place, "prefix": prefix}]
     given = {"task": task, "origin": place, "kind": folder.kind, "pairs": pairs, "model": model.config.dump()}
     config = ImportedPairs.parse(given)
@@ -130,6 +147,13 @@ def _import_pairs(place: str, folder: Folder, out: Path, way: Way, task: Task | 
     write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
     write_manifest(out, ImportedManifest(config=config))
     return model
+
+
+def _begun(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    if name not in tokenizer.entries:
+        known = [entry for entry in tokenizer.controls if entry not in ("</s>", "<s>", "<pad>", "<unk>", "<mask>")]
+        raise ConfigError(f"--languages: the vocabulary has no token {name!r}.{nearest(name, known)}")
+    return tokenizer.begun_by(name)
 
 
 def _adopted(folder: Folder) -> LanguageModel:

@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 
 from textwright import __version__
 from textwright.adapting.lora import LowRankConfig
+from textwright.adapting.prompt import PromptConfig
 from textwright.config import Config
 from textwright.decoding import Sampling
 from textwright.errors import CheckpointError, ConfigError, nearest
@@ -62,11 +63,13 @@ class BaseRun(Config):
     Attributes:
         base: a run whose weights and tokenizers training begins with, or None.
         adapter: what learns in the place of the base's weights, or None.
+        prompt: what learns in front of every text, in the place of the base's weights, or None.
         frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
     """
 
     base: str | None = None
     adapter: LowRankConfig | None = None
+    prompt: PromptConfig | None = None
     frozen: tuple[str, ...] = ()
     valid_fraction: float = Field(0.05, gt=0, lt=1)
     test_fraction: float = Field(0.05, ge=0, lt=1)
@@ -75,12 +78,15 @@ class BaseRun(Config):
     def check_base(self, *, recurrent: bool, **others: bool) -> None:
         """Raise ValueError for parts (`others` are names and whether they are given) that need a base, or that do not
         go together."""
-        given = {"adapter": self.adapter is not None, "frozen": bool(self.frozen), **others}
+        learn = [name for name, part in (("adapter", self.adapter), ("prompt", self.prompt)) if part is not None]
+        given = {**dict.fromkeys(learn, True), "frozen": bool(self.frozen), **others}
         part = next((name for name, here in given.items() if here), "")
         if part and self.base is None:
             raise ValueError(f"{part} is for a model that has learned already: textwright finetune BASE …")
-        if self.adapter is not None and self.frozen:
-            raise ValueError("with an adapter all weights of the base are frozen: leave out frozen")
+        if len(learn) > 1:
+            raise ValueError("adapter and prompt both say what learns: leave out one of them")
+        if learn and self.frozen:
+            raise ValueError(f"with {learn[0]} all weights of the base are frozen: leave out frozen")
         if self.adapter is not None and self.adapter.packed and recurrent:
             raise ValueError("adapter.packed is for Transformers, and this is a recurrent model: leave it out")
 
@@ -122,10 +128,12 @@ class TextRun(BaseRun):
     def _fits(self) -> Self:
         training = self.training
         window = self.model.window if isinstance(self.model, TransformerConfig | PretrainedConfig) else None
+        if window is not None and self.prompt is not None:
+            window -= self.prompt.tokens
         if window is not None and training.context > window:
-            raise ValueError(f"training.context {training.context} is larger than model.window {window}")
+            raise ValueError(f"training.context {training.context} is larger than what the model sees, {window}")
         if window is not None and self.examples is not None and self.examples.longest > window:
-            raise ValueError(f"examples.longest {self.examples.longest} is larger than model.window {window}")
+            raise ValueError(f"examples.longest {self.examples.longest} is larger than what the model sees, {window}")
         if isinstance(self.model, PretrainedConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         if training.batch_tokens < training.context:
@@ -149,11 +157,15 @@ class TextRun(BaseRun):
         self.check_base(recurrent=recurrent, examples=self.examples is not None)
         if self.examples is not None and training.varied_context:
             raise ValueError("examples are read whole: leave out training.varied_context")
-        part = "an adapter" if self.adapter is not None else "frozen" if self.frozen else "examples"
-        if training.softmax_samples and (self.adapter is not None or self.frozen or self.examples is not None):
+        parts: dict[str, Any] = {"adapter": self.adapter, "prompt": self.prompt, "examples": self.examples}
+        parts["frozen"] = self.frozen or None
+        part = next((name for name, given in parts.items() if given is not None), None)
+        if training.softmax_samples and part is not None:
             raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
-        if self.adapter is not None and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
-            raise ValueError("model.weight_drop is for recurrent weights that learn: leave it out with an adapter")
+        if part in ("adapter", "prompt") and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
+            raise ValueError(f"model.weight_drop is for recurrent weights that learn: leave it out with {part}")
+        if self.prompt is not None and isinstance(self.model, PretrainedConfig):
+            raise ValueError("a prompt is learned for models of ours, not for the transformers library's: leave it out")
         return self
 
 
@@ -188,6 +200,8 @@ class PairRun(BaseRun):
             raise ValueError("training.r_drop compares two passes with different dropout: set model.dropout")
         if self.training.keep == "score" and self.task == "chat":
             raise ValueError("a reply has many good answers and no score: leave out training.keep")
+        if self.prompt is not None:
+            raise ValueError("a prompt is learned for models that go on writing a text: leave it out")
         if isinstance(self.model, PretrainedPairsConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         self.check_base(recurrent=isinstance(self.model, Seq2SeqConfig))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-from textwright.adapting import lora
+from textwright.adapting import lora, prompt
 from textwright.adapting.packed import pack, rounded
+from textwright.adapting.prompt import Prompted
 from textwright.errors import ConfigError, nearest
 from textwright.models import LanguageModel
 from textwright.models.base import building
@@ -44,7 +46,7 @@ def load_model(
     """The best model of a run, in evaluation mode; an adapter is a part of its weights, or with `apart` beside them."""
     with torch.random.fork_rng(devices=[]):
         with building(config.precision if isinstance(config, ImportedRun) else "float32"):
-            model = config.model.build().to(device)
+            model: LanguageModel = config.model.build().to(device)
         load_weights(model, folder / WEIGHTS)
         if not isinstance(config, ImportedPairs) and config.adapter is not None:
             if config.adapter.packed is not None:  # what it was trained on
@@ -53,6 +55,9 @@ def load_model(
             fill(lora.tensors(model), folder / ADAPTER)
             if not apart:
                 lora.merge(model)
+        elif not isinstance(config, WithSource | ImportedRun) and config.prompt is not None:
+            model = Prompted(model, config.prompt)
+            fill(prompt.tensors(model), folder / ADAPTER)
     return model.eval()
 
 
@@ -61,6 +66,10 @@ def begin_from(base: Path, out: Path) -> None:
     file where that can be, which costs no room; weight files are replaced, never changed."""
     config = read_run(base)
     target, file = out / WEIGHTS, base / WEIGHTS
+    if isinstance(config, TextRun) and config.prompt is not None:
+        raise ConfigError(
+            f"{base} is a learned prompt, which no weights can take up: fine-tune its base, {config.base}"
+        )
     if not isinstance(config, ImportedPairs) and config.adapter is not None:
         model = load_model(base, config, torch.device("cpu"))
         write_file(target, lambda path: save_tensors(path, weights(model)))
@@ -84,8 +93,8 @@ def _link(file: Path, path: Path) -> None:
         shutil.copyfile(file, path)
 
 
-def restrict(model: LanguageModel, config: TextRun | PairRun) -> None:
-    """Decide which weights of a base learn: those of a fresh adapter, or all that are not frozen.
+def restrict(model: LanguageModel, config: TextRun | PairRun) -> LanguageModel:
+    """The model of a base as it learns: by a fresh adapter or prompt, or by all weights that are not frozen.
 
     Raises:
         ConfigError: a beginning names no weight, or nothing is left to learn.
@@ -96,6 +105,10 @@ def restrict(model: LanguageModel, config: TextRun | PairRun) -> None:
             if config.adapter.packed is not None:
                 pack(model, config.adapter.packed)
             lora.attach(model, config.adapter)
+    elif config.prompt is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            model = Prompted(model, config.prompt)
     names = [name for name, _ in model.named_parameters()]
     for beginning in config.frozen:
         if not any(name.startswith(beginning) for name in names):
@@ -105,3 +118,11 @@ def restrict(model: LanguageModel, config: TextRun | PairRun) -> None:
             parameter.requires_grad_(False)
     if not learned(model):
         raise ConfigError("every weight is frozen: leave something to learn")
+    return model
+
+
+def kept(model: LanguageModel, config: TextRun | PairRun) -> tuple[str, dict[str, Tensor]]:
+    """The file that keeps what a run learns, and what stands in it."""
+    if config.adapter is not None:
+        return ADAPTER, lora.tensors(model)
+    return (WEIGHTS, weights(model)) if config.prompt is None else (ADAPTER, prompt.tensors(model))

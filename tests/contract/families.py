@@ -3,6 +3,7 @@
 from typing import Any
 
 from textwright.adapting.lora import LowRankConfig
+from textwright.adapting.prompt import PromptConfig
 from textwright.models import EncoderDecoderConfig, GRUConfig, LSTMConfig, RNNConfig, Seq2SeqConfig, TransformerConfig
 from textwright.models.alignment import (
     AdditiveAlignment,
@@ -128,4 +129,6 @@ ADAPTED = {
     "llama-like-lora-merged": ("llama-like", LORA, True),
     "seq2seq-lora-beside": ("seq2seq-lstm-general", LORA, False),
     "encdec-lora-beside": ("encdec-t5-like", LORA, False),
+    "lstm-prompt": ("lstm", PromptConfig(tokens=3), False),
+    "llama-like-prompt": ("llama-like", PromptConfig(tokens=1), False),
 }

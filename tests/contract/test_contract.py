@@ -18,6 +18,7 @@ from families import ADAPTED, FAMILIES, PRETRAINED, VOCAB, WINDOW
 from torch import Tensor
 
 from textwright.adapting import lora
+from textwright.adapting.prompt import PromptConfig, Prompted
 from textwright.decoding import Beam, Engine, Request, Result, Sampling, beam_search, collect, generate
 from textwright.decoding.speculative import Draft, Drafter, Lookup, Speculation, speculate
 from textwright.errors import StateSpentError
@@ -93,6 +94,8 @@ def subject(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pyt
 
     def build() -> LanguageModel:
         made = EVERY[family].build().eval()
+        if isinstance(adapter, PromptConfig):
+            return Prompted(made, adapter).eval()
         if adapter is not None:
             lora.attach(made, adapter)
         return made

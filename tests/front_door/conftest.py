@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
     """Call the command in this process: as `textwright`, only without the seconds of a start."""
 
     def call(*words: str | Path) -> Result:
-        monkeypatch.setattr(cli.warnings, "simplefilter", lambda *_: None)  # in tests warnings stay errors
+        monkeypatch.setattr(cli.warnings, "simplefilter", lambda *_, **__: None)  # in tests warnings stay errors
         monkeypatch.setattr(sys, "argv", ["textwright", *map(str, words)])
         capfd.readouterr()
         try:

@@ -86,7 +86,7 @@ def test_it_goes_on_without_its_base(run: Run, trained: dict[str, Path], other: 
 
 def test_what_is_no_base(run: Run, trained: dict[str, Path], other: Path, spoken: Path, tmp_path: Path) -> None:
     run("finetune", tmp_path / "nowhere", other, *STEPS).fails("does not exist")
-    run("finetune", spoken, other, *STEPS).fails("was trained to convert", "go on writing a text")
+    run("finetune", spoken, other, *STEPS).fails("holds one side")
     run("finetune", trained["lstm"], tmp_path / "missing.txt", *STEPS).fails("missing.txt")
     run("finetune", trained["lstm"], other, "--minutes", "1", "--steps", "2").fails("budget")
     asked = ("finetune", trained["lstm"], other, *STEPS, "--out", tmp_path / "out")
@@ -146,3 +146,36 @@ def test_what_no_adapter_can_do(run: Run, trained: dict[str, Path], other: Path,
     run(*asked, "lora", "--set", "training.softmax_samples=5").fails("softmax_samples")
     run("train", other, "--set", "adapter.rank=2", "--out", tmp_path / "out").fails("textwright finetune")
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_a_learned_prompt(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path, family: str) -> None:
+    """Nothing else learns; it writes, is measured and proven, and leaves for peft alone."""
+    out = tmp_path / "out"
+    asked = ("finetune", trained[family], other, "--valid", other, "--out", out, "--method", "prompt")
+    settings = ("prompt.tokens=4", "training.precision=float32", "training.optimizer.learning_rate=3e-2")
+    context = ("training.context=12",) if family == "transformer" else ()
+    more = [word for setting in (*settings, *context) for word in ("--set", setting)]
+    result = run(*asked, "--steps", "40", "--set", "training.evaluations=3", *more)
+    assert result.code == 0, result.err
+    assert "64 parameters learn" in result.err  # four of a width of 16
+    assert load_file(out / "adapter.safetensors").keys() == {"prompt"}
+    looks = [look.valid_loss for look in progress(out).evaluations]
+    assert min(looks) < looks[0]
+    stride = ("--stride", "12") if family == "transformer" else ()
+    told = json.loads(run("evaluate", out, "--data", other, "--json", *stride).out)
+    assert told["loss"] == pytest.approx(min(looks), abs=2e-2)
+    assert run("generate", out, "--prompt", "Ten", "--max-new-tokens", "5", "--seed", "1").code == 0
+    result = run("selftest", out)
+    assert result.code == 0, result.out
+    run("export", out, tmp_path / "there").fails("--to peft")
+    run("finetune", out, other, "--steps", "1", "--out", tmp_path / "again").fails("fine-tune its base")
+    assert not (tmp_path / "there").exists()
+    if family == "transformer":
+        pytest.importorskip("peft")
+        result = run("export", out, tmp_path / "there", "--to", "peft")
+        assert result.code == 0, result.err
+        said = json.loads((tmp_path / "there" / "adapter_config.json").read_text())
+        assert said["peft_type"] == "PROMPT_TUNING" and said["num_virtual_tokens"] == 4
+    run(*asked[:3], "--method", "prompt", "--out", tmp_path / "no", "--set", "frozen=[head]").fails("leave out frozen")

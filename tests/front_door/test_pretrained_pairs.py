@@ -180,6 +180,7 @@ def test_any_other_kind_runs_as_the_library_runs_it(
     done = run("import", folder, "--task", "translate", "--out", tmp_path / "mine")
     assert done.code == 0, done.err
     run("import", folder, "--task", "translate", "--as", "native", "--out", tmp_path / "no").fails(f"is a {kind}")
+    assert not (tmp_path / "no").exists()
 
     ours = load_pairs(tmp_path / "mine")
     sources = files["test.digits"].read_text().splitlines()[:4]
@@ -213,3 +214,27 @@ def test_any_other_kind_runs_as_the_library_runs_it(
     source, text = torch.tensor([[5, 6, 7]]), torch.tensor([[1, 8, 9]])
     want = again(input_ids=source, decoder_input_ids=text).logits
     torch.testing.assert_close(tuned(text, source=Source(source, torch.tensor([3]))).logits, want)
+
+
+def test_a_model_for_many_languages(run: Run, t5: Path, tmp_path: Path) -> None:
+    """The source begins with the token of its language, the text with that of its own; both survive an export."""
+    tokenizer = train(TokenizerConfig(kind=str(t5 / "tokenizer.json")), lambda: iter([""]))
+    first, second = (name for name, id in tokenizer.entries.items() if id in (40, 41))
+    asked = ("import", t5, "--task", "translate", "--out", tmp_path / "mine", "--languages")
+    run(*asked, first, "xx_XX").fails("--languages", "no token 'xx_XX'")
+    assert not (tmp_path / "mine").exists()
+    done = run(*asked, first, second)
+    assert done.code == 0, done.err
+    ours = load_pairs(tmp_path / "mine")
+    ids = {tokenizer.entries[name]: name for name in (first, second)}
+    assert ours.source_ids("78")[0] == tokenizer.entries[first] and set(ours.generation.start) & set(ids)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(t5)
+    source = torch.tensor([ours.source_ids("789")])
+    greedy: Any = {"do_sample": False, "num_beams": 1, "forced_bos_token_id": tokenizer.entries[second]}
+    banned = [1, *range(theirs.config.vocab_size - 4, theirs.config.vocab_size)]
+    want = theirs.generate(source, max_new_tokens=9, suppress_tokens=banned, **greedy)[0, 2:].tolist()
+    assert list(ours.write(["789"], strategy="greedy", max_new_tokens=8)[0][0].tokens) == want
+    done = run("export", tmp_path / "mine", tmp_path / "out")
+    assert done.code == 0, done.err
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert reader("789").input_ids == ours.source_ids("789")

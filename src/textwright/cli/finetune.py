@@ -19,7 +19,9 @@ def finetune(
             ".jsonl or SQuAD .json that holds both sides."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="What learns: full (all weights), lora, rslora, dora or qlora.")] = "full",
+    method: Annotated[
+        str, typer.Option(help="What learns: full (all weights), lora, rslora, dora, qlora or prompt.")
+    ] = "full",
     learn: Annotated[
         Literal["auto", "text", "answers", "preferences"],
         typer.Option(help="All of a text, the answers of examples alone, or rather one answer than another."),

@@ -22,9 +22,15 @@ def import_(
     ] = "auto",
     task: Annotated[
         Literal["translate", "summarize", "answer", "chat", "convert"] | None,
-        typer.Option(help="What a model with a source does (T5, BART, Marian, Pegasus)."),
+        typer.Option(help="What a model with a source does (T5, BART, Marian, NLLB, …)."),
     ] = None,
     prefix: Annotated[str, typer.Option(help="What such a model wants in front of every source.")] = "",
+    languages: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="SOURCE TARGET", help="Of a model for many languages: their tokens, as in deu_Latn eng_Latn."
+        ),
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"],
         typer.Option(help="Of the weights, here and in memory: bfloat16 takes half the room."),
@@ -40,9 +46,9 @@ def import_(
 
     out = Path("runs") / Path(model).name if out is None else out
     if base is None:
-        network = import_model(model, out, way, task, prefix, precision)
+        network = import_model(model, out, way, task, prefix, languages, precision)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")
-    elif way != "auto" or task is not None or prefix or precision != "float32":
+    elif way != "auto" or task is not None or prefix or languages or precision != "float32":
         raise ConfigError("an adapter is for the model of its base, however that was imported: leave out the rest")
     else:
         import_adapter(Path(model), base, out)

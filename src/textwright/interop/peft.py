@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from textwright.adapting.lora import LowRankConfig, fused
+from textwright.adapting.prompt import Prompted
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop.formats import form_of
 from textwright.interop.huggingface import CLOSE
@@ -103,7 +104,32 @@ def write_peft(
     (folder / CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-def check_peft(folder: Path, base: Path, model: TransformerLM, prompts: Sequence[Sequence[int]]) -> float:
+def write_peft_prompt(folder: Path, model: Prompted, base: str) -> None:
+    """Fill an empty folder with a learned prompt; `base` as in `write_peft`.
+
+    Raises:
+        CheckpointError: no architecture there can hold the model.
+    """
+    inner = model.model
+    assert isinstance(inner, TransformerLM)
+    form_of(inner.config)
+    told = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "num_virtual_tokens": len(model.prompt),
+        "token_dim": model.prompt.shape[1],
+        "num_layers": inner.config.layers,
+        "num_attention_heads": inner.config.shape[1],
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+        "inference_mode": True,
+    }
+    save_file({"prompt_embeddings": model.prompt.detach().contiguous()}, folder / WEIGHTS, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def check_peft(folder: Path, base: Path, model: TransformerLM | Prompted, prompts: Sequence[Sequence[int]]) -> float:
     """Open base and adapter with transformers and peft, and compare logits: the largest difference.
 
     Args:
@@ -124,7 +150,8 @@ def check_peft(folder: Path, base: Path, model: TransformerLM, prompts: Sequence
     for ids in prompts:
         tokens = torch.tensor([list(ids)])
         with torch.no_grad():
-            ours, other = model(tokens).logits, theirs(tokens).logits
+            ours = model(tokens).logits
+            other = theirs(tokens).logits[:, -tokens.shape[1] :]  # a learned prompt has some in front
         found = float((ours - other).abs().max())
         if found > CLOSE * float(ours.abs().max()):
             raise CheckpointError(f"the exported adapter differs: logits by {found:.2g}; nothing was written")

@@ -19,6 +19,7 @@ from typing import Any
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from textwright.config import Config
 from textwright.errors import CheckpointError, ConfigError
@@ -128,6 +129,13 @@ class Tokenizer:
         ruled = self._library.encode("a").ids
         plain = self._library.encode("a", add_special_tokens=False).ids
         return tuple(ruled[: next(n for n in range(len(ruled)) if ruled[n : n + len(plain)] == plain)])
+
+    def begun_by(self, name: str) -> Tokenizer:
+        """The same, except that its rules put this entry in front of every text."""
+        library = Library.from_str(self._library.to_str())
+        first = {"id": "<start>", "ids": [self._entries[name]], "tokens": [name]}
+        library.post_processor = TemplateProcessing(single="<start> $A", special_tokens=[first])
+        return Tokenizer(library)
 
     def same(self, other: Tokenizer) -> bool:
         """Both give the same ids to every text."""
