@@ -157,7 +157,8 @@ def asked_on(
     if isinstance(config.model, TransformerConfig | PretrainedConfig):
         if config.model.window is None:
             raise ConfigError(f"{base} is a recurrent model of the transformers library: it writes and is not trained")
-        window = config.model.window - (PromptConfig().tokens if method == "prompt" else 0)
+        room = PromptConfig().tokens if method == "prompt" else 0  # a shorter prompt may be asked for
+        window = max(config.model.window - room, config.model.window // 2)
         training["context"] = min(window, CONTEXT)
     elif answers:
         training["softmax_samples"] = 0

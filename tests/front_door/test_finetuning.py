@@ -178,4 +178,7 @@ def test_a_learned_prompt(run: Run, trained: dict[str, Path], other: Path, tmp_p
         assert result.code == 0, result.err
         said = json.loads((tmp_path / "there" / "adapter_config.json").read_text())
         assert said["peft_type"] == "PROMPT_TUNING" and said["num_virtual_tokens"] == 4
-    run(*asked[:3], "--method", "prompt", "--out", tmp_path / "no", "--set", "frozen=[head]").fails("leave out frozen")
+    asked = (*asked[:3], "--method", "prompt", "--out", tmp_path / "no", "--set")
+    run(*asked, "frozen=[head]", "--set", "prompt.tokens=4").fails("leave out frozen")
+    if family == "transformer":
+        run(*asked, "prompt.tokens=16").fails("larger than what the model sees, 0")
