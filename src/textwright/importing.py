@@ -78,7 +78,8 @@ def import_model(
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
     known = {**PAIR_FORMATS, **FORMATS}
-    if folder.kind in PAIR_FORMATS or (path.is_dir() and folder.kind not in known and has_source(folder)):
+    ask = way != "native" and path.is_dir() and folder.kind not in known
+    if folder.kind in PAIR_FORMATS or (ask and has_source(folder)):
         if precision != "float32":
             raise ConfigError(f"{place} is a {folder.kind}: --precision is for models without a source")
         return _import_pairs(place, folder, out, way, task, prefix, languages)

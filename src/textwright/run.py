@@ -128,12 +128,14 @@ class TextRun(BaseRun):
     def _fits(self) -> Self:
         training = self.training
         window = self.model.window if isinstance(self.model, TransformerConfig | PretrainedConfig) else None
+        told = f"model.window {window}"
         if window is not None and self.prompt is not None:
             window -= self.prompt.tokens
+            told += f" less prompt.tokens, {window}"
         if window is not None and training.context > window:
-            raise ValueError(f"training.context {training.context} is larger than what the model sees, {window}")
+            raise ValueError(f"training.context {training.context} is larger than {told}")
         if window is not None and self.examples is not None and self.examples.longest > window:
-            raise ValueError(f"examples.longest {self.examples.longest} is larger than what the model sees, {window}")
+            raise ValueError(f"examples.longest {self.examples.longest} is larger than {told}")
         if isinstance(self.model, PretrainedConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         if training.batch_tokens < training.context:

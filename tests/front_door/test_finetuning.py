@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import textwright
 from textwright.adapting import lora
 from textwright.run import GenerationConfig, read_generation
+from textwright.selftest import selftest
 from textwright.training.records import Progress
 from textwright.training.state import newest, read_progress
 
@@ -57,6 +58,21 @@ def test_it_begins_where_the_base_ended_and_learns(
     assert new == set(then.unseen) & set(tokenizer.encode(OTHER))
     assert now.model_copy(update={"unseen": ()}) == then.model_copy(update={"unseen": ()})
     assert textwright.load(out).generate("Ten", seed=1, max_new_tokens=5)[0].tokens
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_a_run_with_an_adapter_keeps_the_contract(
+    run: Run, trained: dict[str, Path], other: Path, tmp_path: Path, family: str
+) -> None:
+    """Beside the weights and as a part of them, where both are the same model."""
+    asked = ("finetune", trained[family], other, *STEPS, "--method", "dora", "--out", tmp_path / "out")
+    assert run(*asked).code == 0
+    models = [textwright.load(tmp_path / "out", apart=apart) for apart in (True, False)]
+    assert [bool(lora.adapters(model.model)) for model in models] == [True, False]
+    for model in models:
+        assert [check for check in selftest(model) if not check.holds] == []
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(models[0].model(ids).logits, models[1].model(ids).logits, atol=1e-5, rtol=1e-4)
 
 
 def test_a_base_of_four_bits(run: Run, trained: dict[str, Path], other: Path, tmp_path: Path) -> None:
@@ -181,4 +197,4 @@ def test_a_learned_prompt(run: Run, trained: dict[str, Path], other: Path, tmp_p
     asked = (*asked[:3], "--method", "prompt", "--out", tmp_path / "no", "--set")
     run(*asked, "frozen=[head]", "--set", "prompt.tokens=4").fails("leave out frozen")
     if family == "transformer":
-        run(*asked, "prompt.tokens=16").fails("larger than what the model sees, 0")
+        run(*asked, "prompt.tokens=16").fails("larger than model.window 16 less prompt.tokens, 0")
