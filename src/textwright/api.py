@@ -75,11 +75,8 @@ def train(
     """
     own = None if valid is None else str(valid), None if test is None else str(test)
     request = asked(str(source), model, tokenizer, own[0], own[1], minutes, steps, epochs, seed)
-    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(str(source), model)
-    outcome = fit(request, folder, audience or Audience())
-    if not outcome.complete:
-        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    _complete(request, settings, folder, audience)
     return load_writer(folder)
 
 
@@ -114,12 +111,14 @@ def finetune(
     The other arguments, and what is raised, are those of `train`."""
     own = None if valid is None else str(valid), None if test is None else str(test)
     request = asked_on(Path(base), str(source), method, learn, fields, own[0], own[1], minutes, steps, epochs, seed)
-    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
-    folder = Path(out) if out else default_folder(str(source), Path(base).name)
-    outcome = fit(request, folder, audience or Audience())
-    if not outcome.complete:
-        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    folder = Path(out) if out else tuned_folder(str(source), Path(base), method)
+    _complete(request, settings, folder, audience)
     return load_writer(folder)
+
+
+def tuned_folder(source: str, base: Path, method: str) -> Path:
+    """Where a fine-tuned run goes unless told otherwise: runs/SOURCE-BASE, and the method if not all weights learn."""
+    return default_folder(source, base.name if method == "full" else f"{base.name}-{method}")
 
 
 def asked_on(
@@ -205,11 +204,8 @@ def finetune_pairs(
     The other arguments, and what is raised, are those of `train_pairs`."""
     sides = _listed(pairs), _listed(valid), _listed(test)
     request = asked_on_pairs(Path(base), *sides, method, prefix, minutes, steps, epochs, seed)
-    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
-    folder = Path(out) if out else default_folder(sides[0][0].path, Path(base).name)
-    outcome = fit(request, folder, audience or Audience())
-    if not outcome.complete:
-        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    folder = Path(out) if out else tuned_folder(sides[0][0].path, Path(base), method)
+    _complete(request, settings, folder, audience)
     return load_pairs(folder)
 
 
@@ -333,11 +329,8 @@ def train_pairs(
     """
     train_on, others = _listed(pairs), (_listed(valid), _listed(test))
     request = asked_pairs(task, train_on, others[0], others[1], model, tokenizer, minutes, steps, epochs, seed)
-    request = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
     folder = Path(out) if out else default_folder(train_on[0].path, f"{task}-{model}")
-    outcome = fit(request, folder, audience or Audience())
-    if not outcome.complete:
-        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
+    _complete(request, settings, folder, audience)
     return load_pairs(folder)
 
 
@@ -369,6 +362,15 @@ def asked_pairs(
         if sources:
             request[key] = [source.dump() for source in sources]
     return override(request, assignments)
+
+
+def _complete(
+    request: Mapping[str, Any], settings: Mapping[str, Any] | None, folder: Path, audience: Audience | None
+) -> None:
+    """Train into the folder what a request with these settings asks for; raises TrainingError when interrupted."""
+    asked = override(request, [f"{path}={json.dumps(value)}" for path, value in (settings or {}).items()])
+    if not fit(asked, folder, audience or Audience()).complete:
+        raise TrainingError(f"training was interrupted; the same call goes on from {folder}")
 
 
 def _listed(sources: PairSource | Sequence[PairSource]) -> list[PairSource]:

@@ -52,12 +52,12 @@ def finetune(
     ] = None,
 ) -> None:
     """Train a model on, on another text or other pairs. The same command goes on where an interrupted one stopped."""
-    from textwright.api import asked_on, asked_on_pairs
+    from textwright.api import asked_on, asked_on_pairs, tuned_folder
     from textwright.cli.console import ConsoleAudience
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
     from textwright.expense import expense
-    from textwright.fit import default_folder, fit
+    from textwright.fit import fit
     from textwright.interop.memory import check_room
     from textwright.run import WithSource, read_run
 
@@ -84,6 +84,6 @@ def finetune(
     expected = expense(request)
     check_room(expected.memory, f"{method} fine-tuning of {base}")
     tell(str(expected))
-    folder = out or default_folder(name, base.name if method == "full" else f"{base.name}-{method}")
+    folder = out or tuned_folder(name, base, method)
     with ConsoleAudience(folder) as audience:
         fit(request, folder, audience)
