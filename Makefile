@@ -1,4 +1,5 @@
-# make demo: train on a text that every Python carries, and read what the model writes. make test: everything we check.
+# make demo: train on a text that every Python carries, and read what the model writes. make test: everything we check,
+# a process a core and a module at a time (threads of several processes would wait for each other).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -9,7 +10,7 @@ demo: .venv/core
 	$(BIN)/textwright train builtin:python-docs --minutes 3 --out runs/demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 lint: .venv/dev
 	$(BIN)/ruff check .

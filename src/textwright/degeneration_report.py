@@ -18,6 +18,7 @@ from textwright.presets import dry_allowed
 from textwright.reporting import Table, table
 from textwright.text.corpus import Prepared, open_prepared
 from textwright.text.passages import Passage, passages, text_of
+from textwright.wishes import stop_strings
 from textwright.writer import ROWS, TextModel, TextStream
 
 TEXTS, LENGTH = 20, 256  # of each kind; tokens of each
@@ -151,8 +152,9 @@ def _written(model: TextModel, prompts: Sequence[str], length: int, seed: int) -
 def _texts(model: TextModel, prompts: Sequence[str], sampling: Sampling, length: int, seed: int) -> list[str]:
     """What `TextModel.generate` writes for each prompt, many of them at once."""
     ids = [model.prompt_ids(prompt) for prompt in prompts]
-    requests = [Request(one, sampling, seed + number, length) for number, one in enumerate(ids)]
-    streams = [TextStream(model.tokenizer, one, ()) for one in ids]
+    stop = stop_strings(model.tokenizer, (), "stop", frozenset(), model.generation.also_end)
+    requests = [Request(one, sampling, seed + number, length, stop=stop) for number, one in enumerate(ids)]
+    streams = [TextStream(model.tokenizer, request) for request in requests]
     texts = [""] * len(prompts)
     own = model.generation
     for event in generate(model.network, requests, own.end, banned=own.unseen, max_rows=ROWS):

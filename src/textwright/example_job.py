@@ -164,7 +164,7 @@ class ExampleJob(Job):
         marked = self.marked["valid"]
         first = int(marked.marks.nonzero()[0])
         request = Request(tuple(marked.corpus.tokens[:first].tolist()), self.generation.sampling, 0, SAMPLE)
-        stream = TextStream(self.data.tokenizer, request.prompt, ())
+        stream = TextStream(self.data.tokenizer, request)
         events = generate(model, [request], self.generation.end, banned=self.generation.unseen)
         return "".join(stream.feed(event) for event in events)
 

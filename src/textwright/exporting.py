@@ -6,13 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from textwright.adapting import lora
+from textwright.adapting.packed import rounded
 from textwright.adapting.prompt import Prompted
 from textwright.errors import CheckpointError, ConfigError
 from textwright.interop.gguf_out import Packing, check_gguf, write_gguf
 from textwright.interop.huggingface import Habits, Parity, check_huggingface, write_huggingface, write_weights
 from textwright.interop.huggingface_pairs import Example, PairHabits, check_pairs, write_pairs
 from textwright.interop.onnx_step import check_step, leaf_names, write_step
-from textwright.interop.peft import check_peft, write_peft, write_peft_prompt
+from textwright.interop.peft import base_of, check_peft, write_peft, write_peft_prompt
 from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.pretrained import PretrainedLM
 from textwright.models.pretrained_pairs import PretrainedPairs
@@ -151,6 +152,8 @@ def export_peft(run: Path, out: Path) -> Parity:
         with TemporaryDirectory() as temporary:
             base = inner.config.build()
             load_weights(base, run / "model.safetensors")
+            if config.adapter is not None and config.adapter.packed is not None:
+                rounded(base, config.adapter.packed)  # what it was trained on, and is compared on
             write_weights(Path(temporary), base)
             changed = network if isinstance(network, Prompted) else inner
             difference = check_peft(folder, Path(temporary), changed, prompts)
@@ -261,19 +264,24 @@ print(sys.argv[1] + tokenizer.decode(written))
 
 
 def _origin(config: TextRun | ImportedRun) -> str:
-    """Where the model came from that an adapter is for."""
-    if isinstance(config, TextRun) and config.base is not None and (Path(config.base) / "config.json").exists():
-        base = read_run(Path(config.base))
-        return config.base if isinstance(base, WithSource) else _origin(base)
-    return config.origin if isinstance(config, ImportedRun) else ""
+    """The model that an adapter is for: where its base came from, or the base itself if that was trained, too."""
+    if isinstance(config, ImportedRun):
+        return base_of(Path(config.origin))
+    if config.base is None or not (Path(config.base) / "config.json").exists():
+        return config.base or ""
+    base = read_run(Path(config.base))
+    return base.origin if isinstance(base, ImportedRun) and base.adapter is None else config.base
 
 
 def _habits(model: TextModel, run: Path) -> Habits:
     generation, sampling = model.generation, model.generation.sampling.dump()
     neutral = type(model.generation.sampling)().dump()
-    drawing = {name: sampling[name] for name in NAMES if sampling[name] != neutral[name]}
+    # Without a top_k transformers draws from 50.
+    drawing = {name: sampling[name] for name in NAMES if name == "top_k" or sampling[name] != neutral[name]}
     template, named = read_template(run), model.config.named
-    return Habits(generation.start, generation.end, generation.unseen, drawing, template, named)
+    return Habits(
+        generation.start, generation.end, generation.unseen, drawing, template, generation.also_end, named=named
+    )
 
 
 def prompts_of(model: TextModel, run: Path) -> tuple[str, ...]:
@@ -325,7 +333,8 @@ def _history(config: TextRun | ImportedRun | WithSource, run: Path) -> list[str]
     if isinstance(config, Imported):
         return [f"Imported from {Path(config.origin).name} ({config.kind})."]
     data = config.pairs[0].path if isinstance(config, PairRun) else config.source.path
-    lines = [f"Trained on {Path(data).name}, budget {config.training.budget}."]
+    began = "" if config.base is None else f", beginning with {Path(config.base).name}"
+    lines = [f"Trained on {Path(data).name}{began}, budget {config.training.budget}."]
     if isinstance(config, PairRun) and (prefixes := sorted({pairs.prefix for pairs in config.pairs} - {""})):
         lines.append(f"Every source begins with one of: {', '.join(prefixes)}")
     save = newest(run / "training")

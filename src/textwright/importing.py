@@ -18,6 +18,7 @@ from textwright.interop.gguf_file import read_gguf
 from textwright.interop.pair_formats import PAIR_FORMATS, native_pairs
 from textwright.interop.peft import read_peft
 from textwright.interop.sentencepiece_file import marian_tokenizers
+from textwright.interop.tables import UnlikeError
 from textwright.models import LanguageModel, TransformerConfig
 from textwright.models.base import Precision
 from textwright.models.transformer import TransformerLM
@@ -29,6 +30,7 @@ from textwright.run import (
     ImportedRun,
     PairGeneration,
     Task,
+    TextRun,
     WithSource,
     read_generation,
     read_run,
@@ -44,7 +46,7 @@ from textwright.text.tokenizers import Tokenizer
 from textwright.training.checkpoint import save_tensors, weights, write_file
 
 Way = Literal["auto", "native", "transformers"]
-SAMPLED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+SAMPLED = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 
 
 def import_model(
@@ -86,15 +88,9 @@ def import_model(
     if task is not None or prefix or languages:
         raise ConfigError(f"{place} is a {folder.kind}, which has no source: leave out --task, --prefix, --languages")
     tokenizer = read_tokenizer(folder)
-    model: LanguageModel
-    if way == "native" or (way == "auto" and folder.kind in FORMATS) or not path.is_dir():
-        if way == "transformers":
-            raise ConfigError(f"{place} is a file of llama.cpp, and the transformers library runs none: leave out --as")
-        model = native(folder, precision)
-    elif precision != "float32":
-        raise ConfigError(f"{place} is kept as the library's own {folder.kind}, in float32: leave out --precision")
-    else:
-        model = _adopted(folder)
+    if way == "transformers" and not path.is_dir():
+        raise ConfigError(f"{place} is a file of llama.cpp, and the transformers library runs none: leave out --as")
+    model = _either(folder, "native" if not path.is_dir() else way, precision)
     generation = generation_of(folder, tokenizer, model.config.vocab)
     named = {name: word for name in ("bos_token", "eos_token") if (word := _word(folder, name)) is not None}
     given = {"origin": place, "kind": folder.kind, "precision": precision, "model": model.config.dump()}
@@ -132,8 +128,7 @@ def _import_pairs(
     if languages is not None:
         source_tokenizer = _begun(source_tokenizer, languages[0])
         _begun(tokenizer, languages[1])  # is there such a token
-    ours = way == "native" or (way == "auto" and folder.kind in PAIR_FORMATS)
-    model: LanguageModel = native_pairs(folder) if ours else _adopted(folder)
+    model = _either_pairs(folder, way)
     generation = pair_generation_of(folder, tokenizer, model.config.vocab)
     if languages is not None:
         start = (generation.start[0], tokenizer.entries[languages[1]])
@@ -148,6 +143,32 @@ def _import_pairs(
     write_file(out / "model.safetensors", lambda path: save_tensors(path, weights(model)))
     write_manifest(out, ImportedManifest(config=config))
     return model
+
+
+def _either(folder: Folder, way: Way, precision: Precision) -> LanguageModel:
+    """Our Transformer, or the library's model where ours lacks something and nobody asked for it."""
+    if way == "native" or (way == "auto" and folder.kind in FORMATS):
+        try:
+            return native(folder, precision)
+        except UnlikeError:
+            if way == "native":
+                raise
+    if precision != "float32":
+        raise ConfigError(
+            f"{folder.path} is kept as the library's own {folder.kind}, in float32: leave out --precision"
+        )
+    return _adopted(folder)
+
+
+def _either_pairs(folder: Folder, way: Way) -> LanguageModel:
+    """As `_either`."""
+    if way == "native" or (way == "auto" and folder.kind in PAIR_FORMATS):
+        try:
+            return native_pairs(folder)
+        except UnlikeError:
+            if way == "native":
+                raise
+    return _adopted(folder)
 
 
 def _begun(tokenizer: Tokenizer, name: str) -> Tokenizer:
@@ -182,6 +203,8 @@ def import_adapter(place: Path, base: Path, out: Path) -> None:
     config = read_run(base)
     if isinstance(config, WithSource) or not isinstance(config.model, TransformerConfig):
         raise ConfigError(f"{base} is no Transformer that goes on writing a text, and adapters of peft are for these")
+    if isinstance(config, TextRun) and config.prompt is not None:
+        raise ConfigError(f"{base} is a learned prompt, and the adapter is for a model: give its base, {config.base}")
     model = load_model(base, config, torch.device("cpu"))
     assert isinstance(model, TransformerLM)
     adapter, values = read_peft(place, model)
@@ -226,10 +249,13 @@ def generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> Gene
     """
     first, last = (_id(folder, tokenizer, name) for name in ("bos", "eos"))
     between = tokenizer.end if tokenizer.bytewise or first is None else first
-    unused = _unseen(folder, tokenizer, vocabulary)
+    unused, end = _unseen(folder, tokenizer, vocabulary), tokenizer.end if last is None else last
+    said = folder.generation.get("eos_token_id", folder.config.get("eos_token_id"))
+    ends = {id for id in said if isinstance(id, int) and 0 <= id < vocabulary} if isinstance(said, list) else set()
     return GenerationConfig(
         start=tokenizer.prefix or (between,),
-        end=tokenizer.end if last is None else last,
+        end=end,
+        also_end=tuple(sorted(ends - {end} - unused)),
         unseen=tuple(sorted(unused)),
         sampling=_sampling(folder.generation),
     )

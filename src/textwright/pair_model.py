@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from textwright.decoding import Request, Result
+from textwright.decoding import Beam, Request, Result
 from textwright.decoding.combined import Dola, Ensemble, Guided
 from textwright.decoding.engine import padded
 from textwright.decoding.steering import PLAIN
@@ -144,8 +144,12 @@ class PairModel:
         how = self._how(strategy, preset, n_best, seed, draft, options)
         ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
         first = secrets.randbelow(2**31) if seed is None else seed
-        plain = self._wishes(how, words, first)
-        requests = [self._request(plain, source, max_new_tokens, min_ratio, max_ratio) for source in ids]
+        if options.get("top_logprobs"):
+            raise ConfigError("top_logprobs are shown of texts without a source: leave it out")
+        plain = replace(self._wishes(how, words, first), max_seconds=options.get("max_seconds"))
+        window = self.network.window
+        room = math.inf if window is None else how.room(window, len(plain.prompt))
+        requests = [self._request(plain, source, room, max_new_tokens, min_ratio, max_ratio) for source in ids]
         found: list[list[Written]] = [[]] * len(sources)
         for batch in self._batches(ids, self._rows(how, n_best)):
             results = self._decode([requests[place] for place in batch], how, n_best)
@@ -263,7 +267,7 @@ class PairModel:
                 raise ConfigError(
                     f"{n_best} texts need at least {n_best} beams, got {how.beam.beams}: --beams {n_best}"
                 )
-            how = replace(how, beam=how.beam.model_copy(update={"beams": n_best}))
+            how = replace(how, beam=Beam.parse({**how.beam.dump(), "beams": n_best}, "beam search"))
         return how
 
     def _wishes(self, how: Decoding, words: dict[str, Any], seed: int) -> Request:
@@ -282,11 +286,10 @@ class PairModel:
         )
 
     def _request(
-        self, plain: Request, source: list[int], longest: int | None, least: float, most: float | None
+        self, plain: Request, source: list[int], room: float, longest: int | None, least: float, most: float | None
     ) -> Request:
-        usual = int(self.generation.growth * len(source)) + 10
-        fits = usual if self.network.window is None else self.network.window - len(plain.prompt) + 1
-        cut = max(1, math.ceil(most * len(source))) if most is not None else longest or min(usual, fits)
+        usual = int(min(self.generation.growth * len(source) + 10, room))
+        cut = max(1, math.ceil(most * len(source))) if most is not None else longest or usual
         return replace(
             plain, max_new_tokens=cut, min_new_tokens=min(cut, math.ceil(least * len(source))), source=tuple(source)
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from textwright.adapting.packed import rounded
 from textwright.errors import ConfigError
 from textwright.example_job import SPLITS, ExampleJob
 from textwright.job import Measures
@@ -87,6 +88,8 @@ class PreferenceJob(ExampleJob):
         base, training = Path(asked["base"]), asked.get("training", {})
         place = hardware.choose(training.get("device", "auto"), training.get("precision", "auto"))
         model = load_model(base, read_run(base), place.device)
+        if packing := (asked.get("adapter") or {}).get("packed"):
+            rounded(model, packing)  # what the adapter begins with
         for name in SPLITS:
             sides = [open_marked(folder / name), open_marked(folder / REJECTED / name)]
             scores = [_scores(model, side, place.precision, f"asking the base, {name}", progress) for side in sides]

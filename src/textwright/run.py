@@ -274,12 +274,14 @@ class GenerationConfig(Config):
         end: the id that ends a text; None where it only ends a line of a longer one.
         unseen: ids that the training text never used: what cannot have been learned is never written. Among them are
             the single bytes of a character vocabulary that knows all its characters.
+        also_end: further ids that end a text, of models that have several.
         sampling: the preset.
     """
 
     start: tuple[int, ...]
     end: int | None
     unseen: tuple[int, ...] = ()
+    also_end: tuple[int, ...] = ()
     sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
     max_new_tokens: int = Field(256, gt=0)
 

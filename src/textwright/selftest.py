@@ -77,9 +77,7 @@ class Case:
 
     def room(self, tokens: int) -> int:
         """So many new tokens, or what the window leaves for them."""
-        return (
-            tokens if self.model.window is None else max(1, min(tokens, self.model.window - self.tokens.shape[1] + 1))
-        )
+        return tokens if self.model.window is None else min(tokens, self.model.window - self.tokens.shape[1])
 
     def alone(self, row: int) -> Tensor:
         """Logits (time, vocab) of one row by itself, whole, without any state: what everything is compared with."""

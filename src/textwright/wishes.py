@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -15,8 +16,10 @@ from textwright.text.tokenizers import Tokenizer
 BREAKERS = ("\n",)  # a new line may begin as earlier ones did
 
 
-def stop_strings(tokenizer: Tokenizer, strings: Sequence[str], name: str, never: Set[int]) -> StopStrings | None:
-    """Strings to watch for in what is written; None where there are none.
+def stop_strings(
+    tokenizer: Tokenizer, strings: Sequence[str], name: str, never: Set[int], ids: Sequence[int] = ()
+) -> StopStrings | None:
+    """Strings to watch for in what is written, and tokens; None where there are none.
 
     Args:
         name: of the option, for errors.
@@ -25,14 +28,17 @@ def stop_strings(tokenizer: Tokenizer, strings: Sequence[str], name: str, never:
     Raises:
         ConfigError: one is empty, or cannot be written with this vocabulary.
     """
-    if not strings:
+    for id in ids:
+        if id in never or not 0 <= id < len(tokenizer.pieces):
+            raise ConfigError(f"{name}: this model never writes the token {id}")
+    if not strings and not ids:
         return None
     if not all(strings):
         raise ConfigError(f"an empty {name} string: expected at least one character")
     for string in strings:
         if not _possible(StopStrings([_bare(tokenizer, string)], tokenizer.pieces), never):
             raise ConfigError(f"{name} {string!r} cannot occur: this model never writes all of its characters")
-    return StopStrings([_bare(tokenizer, string) for string in strings], tokenizer.pieces)
+    return StopStrings([_bare(tokenizer, string) for string in strings], tokenizer.pieces, ids)
 
 
 def _bare(tokenizer: Tokenizer, string: str) -> bytes:
@@ -76,6 +82,8 @@ def steering(
     for text, value in bias.items():
         if not text.strip():
             raise ConfigError("a bias needs a text: --bias 'word=2.5'")
+        if not value < math.inf:
+            raise ConfigError(f"a bias is a number, or -inf, got {value} for {text!r}")
         for spelled in (text, " " + text):
             sequences[tuple(tokenizer.encode(spelled))] = float(value)
     if prefix_share is not None and not (prefix and 0 < prefix_share < 1):

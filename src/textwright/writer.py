@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from textwright.decoding import Event, Request, Result, generate
+from textwright.decoding import Beam, Event, Request, Result, generate
 from textwright.decoding.combined import Dola, Ensemble, Guided
 from textwright.decoding.steering import PLAIN
 from textwright.decoding.strategies import Decoding, decode, decoding, stream
@@ -110,10 +110,11 @@ class TextModel:
             preset: one of `presets.PRESETS`; without one, a sample is drawn by the run's own.
             seed: of the first text, the next one has seed + 1; None draws one. The same seed gives the same text.
             draft: a smaller run with the same tokenizer, which guesses; changes the speed, not the text.
-            options: of the strategy (see docs/decoding.md), and of the text: `stop` and `avoid` (strings that end it,
-                without being part of it, and that never occur in it), `bias` (text -> logit), `breakers`, `exempt`,
-                `max_seconds`, `top_logprobs`, and at most one of `choices`, `words`, `words_in_order`, `regex`,
-                `json_schema`, `grammar`, which the whole text obeys (see `wishes.constraint`).
+            options: of the strategy (see docs/decoding.md), and of the text: `stop` and `stop_ids` (strings and tokens
+                that end it, without being part of it), `avoid` (strings that never occur in it), `bias` (text ->
+                logit), `breakers`, `exempt`, `max_seconds`, `top_logprobs`, and at most one of `choices`, `words`,
+                `words_in_order`, `regex`, `json_schema`, `grammar`, which the whole text obeys (see
+                `wishes.constraint`).
 
         Raises:
             ConfigError: an unknown option, one that the strategy does not use, or two that contradict each other.
@@ -127,7 +128,7 @@ class TextModel:
             (results,) = decode(self.network, requests[:1], self.generation.end, how, banned=self.generation.unseen)
             drawn = requests[0].seed if how.beam.draw else None
             return [self._text(requests[0], result, stop, drawn) for result in results[:n]]
-        streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
+        streams = [TextStream(self.tokenizer, request, stop) for request in requests]
         for event in self._events(requests, how):
             streams[event.request].feed(event)
         seeds = [request.seed if how.strategy == "sample" else None for request in requests]
@@ -152,7 +153,7 @@ class TextModel:
         )
         if how.strategy in ("beam", "mbr"):
             raise ConfigError(f"strategy {how.strategy} knows its text only at the end: leave out --stream, or sample")
-        streams = [TextStream(self.tokenizer, request.prompt, stop) for request in requests]
+        streams = [TextStream(self.tokenizer, request, stop) for request in requests]
         for event in self._events(requests, how):
             part = streams[event.request].feed(event)
             if part or event.finish:
@@ -295,9 +296,14 @@ class TextModel:
         named, given = chosen(preset, self.tokenizer) if preset else ("sample", self.generation.sampling.dump())
         strategy = strategy or named
         free = taken(options, FREE)
-        words = taken(options, {"stop": (), "avoid": (), "bias": {}, "breakers": None, "exempt": ()})
+        words = taken(options, {"stop": (), "stop_ids": (), "avoid": (), "bias": {}, "breakers": None, "exempt": ()})
         if draft is not None:
             self._check_tokenizer(draft, "a model and its draft")
+            if draft.config.model.vocab != self.config.model.vocab:
+                raise ConfigError(
+                    f"a model and its draft need one vocabulary, got {self.config.model.vocab:,} and "
+                    f"{draft.config.model.vocab:,} tokens"
+                )
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)
         ids = self.prompt_ids(prompt)
@@ -312,18 +318,21 @@ class TextModel:
         if strategy == "beam" and n > how.beam.beams:
             if "beams" in asked:
                 raise ConfigError(f"{n} texts need at least {n} beams, got {how.beam.beams}: --beams {n}")
-            how = replace(how, beam=how.beam.model_copy(update={"beams": n}))
+            how = replace(how, beam=Beam.parse({**how.beam.dump(), "beams": n}, "beam search"))
         never = frozenset(self.generation.unseen)
-        stop, avoid = words.pop("stop"), words.pop("avoid")
+        stop, avoid, ids_that_end = words.pop("stop"), words.pop("avoid"), tuple(words.pop("stop_ids"))
+        whole = constraint(self.tokenizer, self.generation.end, never, **free)
+        if whole is None:
+            ids_that_end = (*self.generation.also_end, *ids_that_end)
         request = Request(
             ids,
             how.sampling,
             secrets.randbelow(2**31) if seed is None else seed,
             longest,
             min_new_tokens,
-            stop_strings(self.tokenizer, stop, "stop", never),
+            stop_strings(self.tokenizer, stop, "stop", never, ids_that_end),
             avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
-            constraint=constraint(self.tokenizer, self.generation.end, never, **free),
+            constraint=whole,
             steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
             top_logprobs=options.get("top_logprobs", 0),
             max_seconds=options.get("max_seconds"),
@@ -334,14 +343,16 @@ class TextModel:
     def _longest(self, how: Decoding, prompt: int) -> int:
         """New tokens unless told otherwise: only plain sampling goes past the window."""
         usual, window = self.generation.max_new_tokens, self.network.window
-        slides = how.strategy in ("sample", "greedy", "mbr") and how.drafter is None
+        slides = how.strategy in ("sample", "greedy", "mbr") and how.drafter is None and self.network.slides
         if slides or window is None:
             return usual
-        if prompt > window:
+        room = how.room(window, prompt)
+        if room < 1:
             raise ConfigError(
-                f"strategy {how.strategy} needs a prompt of at most {window} tokens, got {prompt}: shorten the prompt"
+                f"strategy {how.strategy} needs a prompt of at most {prompt + room - 1} tokens, got {prompt}: shorten "
+                "the prompt"
             )
-        return min(usual, window - prompt + 1)
+        return min(usual, room)
 
     def _least_risk(self, how: Decoding, requests: Sequence[Request], stop: Sequence[str]) -> list[Text]:
         """Of each `how.samples` samples the one that is most like all of them."""
@@ -353,7 +364,7 @@ class TextModel:
         return [group[least_risk([text.text for text in group])] for group in groups]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str], seed: int | None) -> Text:
-        stream = TextStream(self.tokenizer, request.prompt, stop)
+        stream = TextStream(self.tokenizer, request, stop)
         for token in result.tokens[:-1]:
             stream.feed(Event(0, token, 0.0, None))
         stream.feed(Event(0, result.tokens[-1], result.logprob, result.finish))
@@ -363,11 +374,11 @@ class TextModel:
 class TextStream:
     """The text of one request while it is written: whole characters only, nothing that may belong to a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Iterable[int], stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request, stop: Sequence[str] = ()) -> None:
         self._tokenizer, self._detokenizer = tokenizer, tokenizer.stream()
-        for token in prompt:  # the prompt decides about the space before the first written word
+        for token in request.prompt:  # it decides about the space before the first written word
             self._detokenizer.feed(token)
-        self._stop = tuple(stop)
+        self._stop, self._ends = tuple(stop), () if request.stop is None else request.stop.ids
         self._held = ""
         self._parts: list[str] = []
         self._tokens: list[int] = []
@@ -381,7 +392,8 @@ class TextStream:
         self._tokens.append(token)
         self._logprobs.append(logprob)
         self._tops.append(top)
-        text = self._held + self._detokenizer.feed(token)
+        ended = finish == "stop" and token in self._ends
+        text = self._held + ("" if ended else self._detokenizer.feed(token))
         if finish is None:
             kept = self._unsure(text)
             part, self._held = text[: len(text) - kept], text[len(text) - kept :]
@@ -428,6 +440,6 @@ def generation_config(tokenizer: Tokenizer, corpus: Corpus) -> GenerationConfig:
 def sample_text(model: LanguageModel, tokenizer: Tokenizer, generation: GenerationConfig, tokens: int) -> str:
     """A short text with a fixed seed, to watch a model learn."""
     request = Request(generation.start, generation.sampling, 0, tokens)
-    stream = TextStream(tokenizer, request.prompt, ())
+    stream = TextStream(tokenizer, request)
     events = generate(model, [request], generation.end, banned=generation.unseen)
     return "".join(stream.feed(event) for event in events)

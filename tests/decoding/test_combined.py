@@ -213,7 +213,7 @@ def test_what_cannot_be_combined() -> None:
         Dola(transformer, (2,))
     with pytest.raises(ConfigError, match="a source to lead away from"):
         Guided(made("encdec", 1), 1.5)
-    with pytest.raises(ConfigError, match="the negative prompt has 30 tokens"):
+    with pytest.raises(ConfigError, match="the prompt has 2 tokens, the negative one 30"):
         Guided(transformer, 1.5, prompt=2, negative=[1] * 30)
 
 
@@ -233,3 +233,35 @@ def test_an_lstm_and_a_transformer_vote() -> None:
     got = Ensemble([lstm, transformer])(text).logits
     want = (lstm(text).logits.softmax(-1) + transformer(text).logits.softmax(-1)) / 2
     torch.testing.assert_close(got.exp(), want)
+
+
+@torch.no_grad()
+def test_models_made_of_models_of_models_with_a_source() -> None:
+    """A wrapper around a model with a source reads one, and guidance leads away from a source, not from a prompt."""
+    plain, text, source = made("encdec", 1), torch.tensor([[0, 3, 1]]), one(SOURCES, 0)
+    layers = Dola(plain)
+    guided = Guided(layers, 1.7, negative=NEGATIVE)
+    away = Source(torch.tensor([NEGATIVE]), torch.tensor([len(NEGATIVE)]))
+    with_, without = (layers(text, source=read).logits.log_softmax(-1) for read in (source, away))
+    torch.testing.assert_close(guided(text, source=source).logits, without + 1.7 * (with_ - without))
+    both = Ensemble([layers, plain])
+    want = (layers(text, source=source).logits.softmax(-1) + plain(text, source=source).logits.softmax(-1)) / 2
+    torch.testing.assert_close(both(text, source=source).logits.exp(), want)
+
+
+def test_a_guided_text_does_not_slide() -> None:
+    """Read again from its last part it would no longer begin with its prompt."""
+    guided = Guided(made("transformer", 1), 1.5, prompt=3)
+    (text,) = collect(generate(guided, [Request((1, 2, 3), max_new_tokens=18)], None))
+    assert len(text.tokens) == 18
+    with pytest.raises(ConfigError, match="guidance cannot go past the window of 20 tokens"):
+        collect(generate(guided, [Request((1, 2, 3), max_new_tokens=19)], None))
+
+
+def test_contrastive_search_up_to_the_window() -> None:
+    """It reads what it chooses among, the last token too."""
+    model, how = made("transformer", 1), Contrastive()
+    (text,) = collect(contrastive_search(model, [Request((1, 2, 3), max_new_tokens=17)], None, how))
+    assert len(text.tokens) == 17
+    with pytest.raises(ConfigError, match="ask for at most 17"):
+        list(contrastive_search(model, [Request((1, 2, 3), max_new_tokens=18)], None, how))

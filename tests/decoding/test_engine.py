@@ -67,6 +67,18 @@ def test_a_stop_string_before_the_minimum_does_not_end_later() -> None:
     assert (result.tokens, result.finish) == ((2, 3, 4, 5, 6, 0), "length")
 
 
+def test_a_stop_string_that_begins_before_the_minimum_ends_after_it() -> None:
+    result = write(max_new_tokens=6, min_new_tokens=2, stop=StopStrings([b"bc"], PIECES))
+    assert (result.tokens, result.finish) == ((2, 3, 4), "stop")
+
+
+def test_a_token_ends_a_text() -> None:
+    result = write(max_new_tokens=50, stop=StopStrings([b"zz"], PIECES, (5,)))
+    assert (result.tokens, result.finish) == ((2, 3, 4, 5), "stop")
+    result = write(max_new_tokens=9, min_new_tokens=4, stop=StopStrings([], PIECES, (5, 6)))
+    assert (result.tokens, result.finish) == ((2, 3, 4, 5, 6), "stop")
+
+
 @pytest.mark.parametrize(("text", "strings"), [("aaab", ["aab"]), ("ababac", ["abac", "bb"]), ("xyé", ["é"])])
 def test_stop_automaton_equals_search(text: str, strings: list[str]) -> None:
     """Byte by byte: accepted exactly from where the first of the strings ends on."""

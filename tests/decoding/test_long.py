@@ -109,8 +109,10 @@ def test_the_weight_that_is_damaged_is_named() -> None:
 def test_the_layer_that_overflows_is_named() -> None:
     """Every weight is finite, and a product of two is not; also where it happens only while writing."""
     model = TransformerConfig(vocab=20, width=8, heads=2).build().eval()
-    for name in ("up", "down"):
-        model.get_parameter(f"blocks.1.feed_forward.{name}.weight").data.fill_(1e30)
+    up, down = (model.get_parameter(f"blocks.1.feed_forward.{name}.weight").data for name in ("up", "down"))
+    up.fill_(0.0)
+    up[0, 0], up[1, 0] = 1e30, -1e30  # whatever the sign of what comes in, one of the two is not cut off
+    down.fill_(1e30)
     with pytest.raises(TextwrightError, match=r"its layer blocks\.1\.feed_forward\.down overflows"):
         collect(generate(model, [Request((1, 2))], None))
     model = GRUConfig(vocab=20, width=8).build().eval()

@@ -143,3 +143,13 @@ def test_a_preference_is_learned(run: Run, base: dict[str, Path], family: str, m
     again = run("finetune", base[family], data, "--method", method, *words, "--set", "examples.beta=0", "--out", out)
     again.fails("examples.beta")
     assert run("evaluate", out, "--answers").code == 0
+
+
+def test_a_preference_on_four_bits_begins_at_the_rounded_base(run: Run, base: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "liked.jsonl"
+    liked = ({"prompt": f"{n} sky", "chosen": " is blue!", "rejected": " is blue."} for n in range(60))
+    data.write_text("".join(json.dumps(line) + "\n" for line in liked), encoding="utf-8")
+    asked = ("--method", "qlora", "--steps", "2", "--set", "training.evaluations=2", "--out", tmp_path / "out")
+    result = run("finetune", base["transformer"], data, *asked)
+    assert result.code == 0, result.err
+    assert "0.6931" in result.out

@@ -214,6 +214,53 @@ def test_any_other_kind_runs_as_the_library_runs_it(run: Run, neox: Path, text: 
     torch.testing.assert_close(model(ids).logits, textwright.load(tmp_path / "lora").model(ids).logits)
 
 
+def copied(folder: Path, into: Path, file: str, **changes: Any) -> Path:
+    """The folder with another file of settings."""
+    shutil.copytree(folder, into)
+    said = json.loads((into / file).read_text()) if (into / file).exists() else {}
+    (into / file).write_text(json.dumps({**said, **changes}))
+    return into
+
+
+def test_a_kind_of_ours_with_something_we_lack_runs_as_the_library_runs_it(
+    run: Run, theirs: Path, tmp_path: Path
+) -> None:
+    stretched = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    folder = copied(theirs, tmp_path / "stretched", "config.json", rope_parameters=stretched)
+    run("import", folder, "--as", "native", "--out", tmp_path / "run").fails("rope_type linear")
+    run("import", folder, "--precision", "bfloat16", "--out", tmp_path / "run").fails("leave out --precision")
+    result = run("import", folder, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    tokens = greedy(run, tmp_path / "run", "--prompt", "The fox")
+    assert tokens == written(folder, list(textwright.load(tmp_path / "run").prompt_ids("The fox")), 20)[: len(tokens)]
+
+
+def test_how_it_draws_goes_along(run: Run, theirs: Path, tmp_path: Path) -> None:
+    drawn = {"do_sample": True, "repetition_penalty": 1.3, "typical_p": 0.9, "top_k": 0}
+    folder = copied(theirs, tmp_path / "drawn", "generation_config.json", **drawn)
+    assert run("import", folder, "--out", tmp_path / "run").code == 0
+    result = run("export", tmp_path / "run", tmp_path / "out")
+    assert result.code == 0, result.err
+    said = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {name: said[name] for name in drawn} == drawn
+
+
+def test_several_tokens_that_end_a_text(run: Run, theirs: Path, tmp_path: Path) -> None:
+    """As transformers stops at any of them, and they leave with the model."""
+    plain = written(theirs, [5, 6, 7], 12)
+    last = next(token for token in plain[3:] if token not in plain[:3])
+    ends = [json.loads((theirs / "config.json").read_text())["eos_token_id"], last]
+    folder = copied(theirs, tmp_path / "several", "generation_config.json", eos_token_id=ends)
+    assert run("import", folder, "--out", tmp_path / "run").code == 0
+    model = textwright.load(tmp_path / "run")
+    (text,) = model.generate([5, 6, 7], strategy="greedy", max_new_tokens=12)
+    assert list(text.tokens) == plain[: plain.index(last) + 1] and text.finish_reason == "stop"
+    result = run("export", tmp_path / "run", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == ends
+    assert model.generate([5, 6, 7], choices=["the fox"], max_new_tokens=30)[0].text == "the fox"
+
+
 def test_kinds_with_a_recurrent_state(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
     """Mamba is taken and writes; RWKV, whose steps mix rows in that library, is refused by name."""
     known = json.loads((neox / "config.json").read_text())
@@ -267,14 +314,39 @@ def test_an_adapter_goes_out_and_in(run: Run, imported: Path, text: Path, tmp_pa
     assert {file.name for file in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     result = run("import", out, "--base", imported, "--out", tmp_path / "again")
     assert result.code == 0, result.err
+    assert run("export", tmp_path / "again", tmp_path / "third", "--to", "peft").code == 0
+    assert base_named(out) == base_named(tmp_path / "third") == textwright.load(imported).config.origin
     ids = torch.tensor([[5, 6, 7]])
     mine, again, plain = (textwright.load(run).model(ids).logits for run in (tuned, tmp_path / "again", imported))
     torch.testing.assert_close(again, mine, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(mine, plain, atol=1e-2)
+    prompted = ("--method", "prompt", "--set", "prompt.tokens=2", "--steps", "2", "--out", tmp_path / "prompted")
+    assert run("finetune", imported, text, *prompted).code == 0
+    run("import", out, "--base", tmp_path / "prompted", "--out", tmp_path / "no").fails("is a learned prompt")
     run("export", imported, tmp_path / "none", "--to", "peft").fails("has no adapter")
     run("export", tuned, tmp_path / "none", "--to", "peft", "--license", "mit").fails("leave out --license")
     run("import", theirs_less(out), "--base", imported, "--out", tmp_path / "no").fails("holds no whole adapter")
     assert not (tmp_path / "no").exists()
+
+
+def base_named(adapter: Path) -> str:
+    name: str = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    return name
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_adapter_on_four_bits_goes_out_for_the_run_it_was_trained_on(
+    run: Run, imported: Path, text: Path, tmp_path: Path
+) -> None:
+    """Compared on the rounded weights; and its base is the tuned run, not what that came from."""
+    pytest.importorskip("peft")
+    quick = ("--steps", "3", "--set", "training.evaluations=2")
+    assert run("finetune", imported, text, *quick, "--out", tmp_path / "tuned").code == 0
+    result = run("finetune", tmp_path / "tuned", text, "--method", "qlora", *quick, "--out", tmp_path / "four")
+    assert result.code == 0, result.err
+    result = run("export", tmp_path / "four", tmp_path / "out", "--to", "peft")
+    assert result.code == 0, result.err
+    assert base_named(tmp_path / "out") == str(tmp_path / "tuned")
 
 
 def theirs_less(adapter: Path) -> Path:

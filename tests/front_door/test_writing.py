@@ -12,7 +12,9 @@ import pytest
 from door import Run
 
 import textwright
+from textwright.errors import ConfigError
 from textwright.evaluating.risk import least_risk
+from textwright.opening import load_pairs
 from textwright.quantizing import load_quantized
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import stop_strings
@@ -142,9 +144,43 @@ def test_the_whole_text_is_what_was_asked_for(run: Run, trained: dict[str, Path]
     run("generate", *lstm, "--in-order").fails("add --word")
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "sample", "beam", "contrastive"])
+def test_a_token_ends_the_text_without_being_part_of_it(
+    run: Run, trained: dict[str, Path], strategy: str, tmp_path: Path
+) -> None:
+    """As a stop string of that token does; also where a model has several ends of its own."""
+    tokenizer = Tokenizer.load(trained["lstm"])
+    (space,) = tokenizer.encode(" ")
+    asked = ("--strategy", strategy, "--prompt", "Th", "--max-new-tokens", "40")
+    asked += () if strategy in ("beam", "greedy", "contrastive") else ("--seed", "3")
+    (text,) = outputs(run, trained["lstm"], *asked, "--stop-id", str(space))
+    (want,) = outputs(run, trained["lstm"], *asked, "--stop", " ")
+    assert (text["text"], text["tokens"], text["finish_reason"]) == (want["text"], want["tokens"], "stop")
+    assert text["tokens"][-1] == space and " " not in text["text"].removeprefix("Th")
+    shutil.copytree(trained["lstm"], tmp_path / "several")
+    said = json.loads((tmp_path / "several" / "generation.json").read_text())
+    (tmp_path / "several" / "generation.json").write_text(json.dumps({**said, "also_end": [space]}))
+    (again,) = outputs(run, tmp_path / "several", *asked)
+    assert again["tokens"] == want["tokens"]
+
+
 def test_time_is_kept(run: Run, trained: dict[str, Path]) -> None:
     (text,) = outputs(run, trained["lstm"], "--max-seconds", "0.0001", "--max-new-tokens", "5000")
     assert text["finish_reason"] == "time"
+
+
+def test_contrastive_search_and_guidance_stay_in_the_window(run: Run, trained: dict[str, Path]) -> None:
+    """Without a length: as much as there is room for."""
+    for words in (("--strategy", "contrastive"), ("--guidance", "1.5")):
+        (text,) = outputs(run, trained["transformer"], "--prompt", "The", *words)
+        assert 1 <= len(text["tokens"]) <= 13
+
+
+def test_a_model_with_a_source_keeps_the_time(spoken: Path) -> None:
+    model = load_pairs(spoken)
+    assert model.write(["42"], strategy="greedy", max_seconds=1e-9)[0][0].finish_reason == "time"
+    with pytest.raises(ConfigError, match="top_logprobs"):
+        model.write(["42"], strategy="greedy", top_logprobs=2)
 
 
 def test_a_loop_ends_and_says_so(run: Run, trained: dict[str, Path]) -> None:
@@ -180,11 +216,19 @@ def test_a_loop_ends_and_says_so(run: Run, trained: dict[str, Path]) -> None:
         (("--top-k", "3", "--set", "order=temperature,top_p"), ("leaves out top_k",)),
         (("--top-k", "3", "--set", "top_k=4"), ("given twice",)),
         (("--stop", "日本"), ("stop '日本' cannot occur",)),
+        (("--stop-id", "9999"), ("never writes the token 9999",)),
         (("--strategy", "mbr", "--stream"), ("knows its text only at the end",)),
         (("--strategy", "contrastive", "--n", "2"), ("writes one text",)),
-        (("--strategy", "contrastive", "--prompt", "x" * 40), ("prompt of at most 16 tokens, got 41",)),
+        (("--strategy", "contrastive", "--prompt", "x" * 40), ("prompt of at most 15 tokens, got 41",)),
         (("--set", "groups=3", "--strategy", "beam", "--beams", "4", "--set", "diversity=1"), ("equal groups",)),
         (("--lookup", "--max-seconds", "3"), ("does not use max_seconds",)),
+        (("--lookup", "--set", "draft_length=0"), ("a length",)),
+        (("--max-seconds", "0"), ("max_seconds",)),
+        (("--set", "max_seconds=soon"), ("a number of max_seconds, got 'soon'",)),
+        (("--bias", "the=inf"), ("a bias is a number",)),
+        (("--choice", "the fox", "--stop", "fox"), ("stop would end a text before",)),
+        (("--choice", "the fox", "--max-seconds", "9"), ("max_seconds would end a text before",)),
+        (("--strategy", "beam", "--set", "groups=2", "--set", "diversity=1", "--n", "5"), ("equal groups",)),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -216,6 +260,7 @@ def test_translations_obey_too(run: Run, spoken: Path) -> None:
     assert written("--prefix", "sixty").startswith("sixty")
     assert written("--prefix", "sixty", "--prefix-share", "0.999999").startswith("sixty")
     assert "two" not in written("--avoid", "two")
+    assert "sixty" not in written("--prefix", "sixty", "--prefix-share", "0.999999", "--avoid", "sixty")
     assert written("--choice", "sixty two", "--choice", "twenty four") in ("sixty two", "twenty four")
     assert written("--draft", str(spoken), "--strategy", "greedy") == written("--strategy", "greedy")
     assert written("--with", f"{spoken}=0.5") == written()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from textwright.errors import CheckpointError
 from textwright.exporting import export_gguf
 from textwright.importing import import_model
 from textwright.interop.formats import native
 from textwright.interop.gguf_file import TENSORS, read_gguf
-from textwright.interop.gguf_out import Packing
+from textwright.interop.gguf_out import Packing, check_gguf
+from textwright.interop.gguf_tokenizer import USER, facts_of, library_of
+from textwright.models.transformer import TransformerLM
 from textwright.opening import load_writer
-from textwright.text.tokenizers import TokenizerConfig, train
+from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
 gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
@@ -55,9 +61,11 @@ def llama(kind: str, tokens: int) -> Any:
     return model
 
 
-def write(path: Path, kind: str, pre: str = "gpt-2", packing: Any = None) -> Any:
+def write(
+    path: Path, kind: str, pre: str = "gpt-2", packing: Any = None, pieces: Mapping[str, Any] | None = None
+) -> Any:
     """What llama.cpp's converter does: its names, and for Llama its order of the rows of queries and keys."""
-    facts = bytewise()
+    facts = pieces or bytewise()
     model = llama(kind, len(facts["tokens"]))
     c = model.config
     writer = gguf.GGUFWriter(path, kind)
@@ -71,13 +79,20 @@ def write(path: Path, kind: str, pre: str = "gpt-2", packing: Any = None) -> Any
         writer.add_key_length(8)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
     writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
     writer.add_token_list(facts["tokens"])
-    writer.add_token_types([1] * (len(facts["tokens"]) - 1) + [3])
-    writer.add_token_merges(facts["merges"])
-    writer.add_bos_token_id(len(facts["tokens"]) - 1)
-    writer.add_eos_token_id(len(facts["tokens"]) - 1)
+    if pieces:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_types(facts["token_type"])
+        writer.add_token_scores(facts["scores"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_types([1] * (len(facts["tokens"]) - 1) + [3])
+        writer.add_token_merges(facts["merges"])
+        writer.add_bos_token_id(len(facts["tokens"]) - 1)
+        writer.add_eos_token_id(len(facts["tokens"]) - 1)
     back = {new: old for old, new in TENSORS.items()}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and c.tie_word_embeddings:
@@ -146,12 +161,88 @@ def test_what_goes_out_comes_in(kind: str, packing: Packing, tmp_path: Path) -> 
     for file in ("tokenizer.json", "generation.json"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
     first, second = (load_writer(tmp_path / name) for name in ("run", "again"))
+    assert isinstance(first.model, TransformerLM)
+    long = first.tokenizer.encode(TEXT)  # more than the window holds
+    assert "read back" in check_gguf(tmp_path / "out.gguf", first.model, [(TEXT, long)], packing)
     assert first.config.model == second.config.model
     for (name, mine), theirs in zip(first.model.named_parameters(), second.model.parameters(), strict=True):
         if packing == "f32" or mine.ndim < 2:
             assert torch.equal(mine, theirs), name
         else:
             torch.testing.assert_close(mine, theirs, atol=float(mine.detach().abs().max()) / 100, rtol=0)
+
+
+# Pieces of SentencePiece ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Pieces as Llama's: merges with scores, bytes for unknown characters, spaces as they are."""
+    library = pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("pieces")
+    (folder / "text.txt").write_text(TEXT * 3)
+    library.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "pieces"), vocab_size=340, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    return library.SentencePieceProcessor(str(folder / "pieces.model"))
+
+
+@pytest.fixture(scope="module")
+def pieces(processor: Any) -> dict[str, Any]:
+    """What llama.cpp's converter writes of them."""
+    ids = range(processor.get_piece_size())
+    kinds = {"is_unknown": 2, "is_control": 3, "is_byte": 6}
+    return {
+        "model": "llama",
+        "tokens": [processor.id_to_piece(id) for id in ids],
+        "scores": [processor.get_score(id) for id in ids],
+        "token_type": [next((kind for name, kind in kinds.items() if getattr(processor, name)(id)), 1) for id in ids],
+    }
+
+
+@given(text=st.text("theqickbrownfxjmps  .1'漢ü🙂\n", max_size=40))
+def test_pieces_are_those_of_sentencepiece(processor: Any, pieces: dict[str, Any], text: str) -> None:
+    tokenizer = Tokenizer(library_of(pieces))
+    assert tokenizer.encode(text) == processor.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_pieces_come_in_and_go_out(processor: Any, pieces: dict[str, Any], tmp_path: Path) -> None:
+    """The ids of the file, the token in front of every text, and the same files after a way there and back."""
+    write(tmp_path / "model.gguf", "llama", pieces=pieces)
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    model = load_writer(tmp_path / "run")
+    assert (model.generation.start, model.generation.end) == ((1,), 2)
+    for text in (TEXT, "naïve  文章</s>", "<0x41> ▁"):
+        assert model.tokenizer.decode(model.tokenizer.encode(text)) == text.replace("▁", " ")
+    assert "read back" in export_gguf(tmp_path / "run", tmp_path / "out.gguf", "f32")
+    import_model(str(tmp_path / "out.gguf"), tmp_path / "again")
+    for file in ("tokenizer.json", "generation.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
+
+
+def test_tokens_that_a_user_defined_are_found_first(pieces: dict[str, Any]) -> None:
+    more = {**pieces, "tokens": [*pieces["tokens"], "<user>"], "scores": [*pieces["scores"], 0.0]}
+    more["token_type"] = [*pieces["token_type"], USER]
+    tokenizer = Tokenizer(library_of(more))
+    last = tokenizer.size - 1
+    assert tokenizer.encode("the<user>fox").count(last) == 1
+    assert "<user>" not in tokenizer.controls
+    again = facts_of(tokenizer, tokenizer.size + 2)
+    assert again["token_type"][last:] == [USER, 3, 3]
+    assert Tokenizer(library_of(again)).encode("the<user>fox") == tokenizer.encode("the<user>fox")
+
+
+def test_a_trained_vocabulary_of_pieces_goes_out() -> None:
+    path = Path(os.environ.get("TEXTWRIGHT_DATA", "../shared/data")).parent / "models" / "stories260K"
+    if not path.is_dir():
+        pytest.skip(f"needs {path}")
+    tokenizer = Tokenizer.load(path)
+    again = Tokenizer(library_of(facts_of(tokenizer, tokenizer.size)))
+    text = "Once upon a time, there was a little girl named Lily. 文章"
+    assert again.encode(text) == tokenizer.encode(text)
 
 
 @pytest.fixture

@@ -197,6 +197,13 @@ def test_a_bad_folder_is_told(why: str, tmp_path: Path) -> None:
         native(read_folder(tmp_path))
 
 
+def test_of_several_chat_templates_the_default_is_taken(tmp_path: Path) -> None:
+    spread(transformers.AutoModelForCausalLM.from_config(THEIRS["llama"])).save_pretrained(tmp_path)
+    several = [{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
+    assert read_folder(tmp_path).template == "yes"
+
+
 def test_a_norm_with_a_bias_that_we_have_not_is_refused(tmp_path: Path) -> None:
     config = transformers.Starcoder2Config(**SIZES, use_bias=False)
     spread(transformers.AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)

@@ -89,7 +89,8 @@ def test_we_open_what_peft_writes(family: str, dora: bool, tmp_path: Path) -> No
     some = {"llama": ["q_proj", "v_proj", "up_proj"], "gpt2": ["c_attn", "c_fc"], "starcoder2": ["k_proj", "c_proj"]}
     config = peft.LoraConfig(
         r=4, lora_alpha=6, target_modules=some[family], use_dora=dora, fan_in_fan_out=family == "gpt2",
-        rank_pattern={r"0\.(self_attn|attn)\.\w+": 2}, task_type="CAUSAL_LM",
+        rank_pattern={r"0\.(self_attn|attn)\.\w+": 2}, alpha_pattern={r"1\.(self_attn|attn)\.\w+": 9},
+        task_type="CAUSAL_LM",
     )  # fmt: skip
     theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config).eval()
     stir(theirs)
@@ -135,3 +136,17 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     save_file({}, out / WEIGHTS)
     with pytest.raises(CheckpointError, match="holds no adapter"):
         read_peft(out, fresh)
+
+
+def test_a_head_of_its_own_takes_no_adapter(tmp_path: Path) -> None:
+    """Losses read its weight directly; an adapter on it would make a run that nothing opens."""
+    model = TransformerConfig(**{**SHAPE, "tied": False}, norm="rmsnorm", feed_forward="swiglu").build()
+    assert isinstance(model, TransformerLM)
+    lora.attach(model, KINDS["lora"])
+    write_peft(tmp_path, model, KINDS["lora"], lora.tensors(model), "base")
+    vocab, width = model.head.weight.shape
+    head = {"lora_A": torch.zeros(3, width), "lora_B": torch.zeros(vocab, 3)}
+    more = {f"base_model.model.lm_head.{name}.weight": value for name, value in head.items()}
+    save_file({**load_file(tmp_path / WEIGHTS), **more}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"lm_head\.lora_A\.weight has no place.*merge_and_unload"):
+        read_peft(tmp_path, model)

@@ -15,6 +15,7 @@ from textwright.api import finetune_pairs
 from textwright.errors import CheckpointError
 from textwright.exporting import export_huggingface
 from textwright.importing import import_model
+from textwright.interop.folder import find
 from textwright.interop.sentencepiece_file import marian_tokenizers, read_sentencepiece
 from textwright.opening import load_pairs
 from textwright.text.pairs import PairSource
@@ -54,6 +55,17 @@ def read(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 @pytest.fixture(scope="module")
 def processors(folder: Path) -> list[sentencepiece.SentencePieceProcessor]:
     return [sentencepiece.SentencePieceProcessor(str(folder / f"{side}.spm")) for side in SIDES]
+
+
+def test_a_name_on_the_hub_brings_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, allow_patterns: list[str]) -> str:
+        for file in folder.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                shutil.copyfile(file, tmp_path / file.name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert marian_tokenizers(find("owner/name"))[0].encode("Katze")
 
 
 LETTERS = st.text("aeinrstdß Katze.,ü☃漢　ﬁ\tZ½", max_size=40)  # some unknown, some normalised to others

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from textwright.errors import ConfigError, DataError
@@ -199,6 +199,37 @@ def test_a_text_in_two_parts_needs_no_template(tokenizer: Tokenizer) -> None:
     plain = Speller(None, tokenizer, (256,), 256)
     ids, learned = plain.spell(said("ab", "c"))
     assert ids == [256, *tokenizer.encode("abc"), 256] and learned == [False, False, False, True, True]
+
+
+@pytest.fixture(scope="module")
+def spaced() -> Tokenizer:
+    """As Llama 2's: a space in front of every text that is encoded, and before the first letter of each word."""
+    letters = ["<unk>", "</s>", *"▁abcdefghijklmnopqrstuvwxyzOAE:\n"]
+    library = Library(models.BPE({name: id for id, name in enumerate(letters)}, [], unk_token="<unk>"))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens([AddedToken("</s>", special=True)])
+    return Tokenizer(library)
+
+
+def test_no_space_is_put_between_a_prompt_and_its_answer(spaced: Tokenizer) -> None:
+    example = Example(({"role": "user", "content": "Once upon"}, {"role": "assistant", "content": " a time"}), "x")
+    spelled = Speller(None, spaced, (), spaced.end).spell(example)
+    assert spelled.ids == [*spaced.encode("Once upon a time"), spaced.end]
+    assert spelled.learned == [False] * len(spaced.encode("Once upon")) + [True] * 8
+    turns = [{"role": ("user", "assistant")[n % 2], "content": said} for n, said in enumerate(("a", "b", "c", "d"))]
+    template = ChatTemplate("{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}", {})
+    spans = template.spans(turns, spaced)
+    assert [id for ids, _ in spans for id in ids] == template.ids(turns, spaced, reply=False)
+    assert [spaced.decode(ids) for ids, reply in spans if reply] == ["a:b\n", "a:d\n"]
+
+
+def test_rows_after_a_bare_one_are_bare(spaced: Tokenizer) -> None:
+    three = tuple({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
+    with pytest.raises(DataError, match=r"file:3: expected a prompt and a completion .* got 3"):
+        Speller(None, spaced, (), spaced.end).spell(Example(three, "file:3"))
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])

@@ -156,7 +156,7 @@ def attach(model: LanguageModel, config: LowRankConfig, name: str = FIRST) -> No
     known = adapters(model)
     if any(name in found.named for found in known.values()):
         raise ConfigError(f"there is an adapter {name!r} already: give another name")
-    every = {f"{path}.{leaf}": (module, leaf) for path, module, leaf in _adaptable(model)}
+    every = {f"{path}.{leaf}": (module, leaf) for path, module, leaf in adaptable(model)}
     for end in config.targets:
         if not any(weight.endswith(end) for weight in every):
             some = ", ".join(sorted({_family(weight) for weight in every}))
@@ -259,7 +259,7 @@ def fused(parent: nn.Module, layer: str, rows: int) -> tuple[int, ...]:
     return (rows,)
 
 
-def _adaptable(model: LanguageModel) -> Iterator[tuple[str, nn.Module, str]]:
+def adaptable(model: LanguageModel) -> Iterator[tuple[str, nn.Module, str]]:
     """Every weight that can have an adapter: path of its module, the module, its name there. The head is not among
     them, because losses read its weight directly."""
     for path, module in model.named_modules():

@@ -32,6 +32,9 @@ def generate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Where a text is cut (256).")] = None,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="No end before so many tokens.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="A string that ends the text; repeat for several.")] = None,
+    stop_id: Annotated[
+        list[int] | None, typer.Option(help="The number of a token that ends the text; repeat for several.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="The text ends after so long.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print while writing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
@@ -84,7 +87,8 @@ def generate(
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
     named = {name: context.params[name] for name in NAMED}
     options = ways.options(set, avoid, bias, lookup=lookup or None, **named)
-    options |= {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ())}
+    options |= {"strategy": strategy, "preset": preset, "n": n}
+    options |= {"stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     model = as_writer(ways.opened(run, quantize), run)
     _notices(model, prompt)

@@ -299,7 +299,8 @@ class _Search:
         lengths = (rows.written[ended.parents] + 1).tolist()
         ranks = [self.pools[n].rank(*pair) for n, *pair in zip(owners, ended.ranks.tolist(), lengths, strict=True)]
         offers = zip(possible.tolist(), owners, ranks, strict=True)
-        kept = [place for place, (live, n, rank) in enumerate(offers) if live and self.pools[n].takes(rank)]
+        every = self.beam.stopping == "first"  # each end counts there, also one that is worse than all before
+        kept = [place for place, (live, n, rank) in enumerate(offers) if live and (every or self.pools[n].takes(rank))]
         if not kept:
             return
         places = torch.tensor(kept, device=ended.ranks.device)
@@ -317,7 +318,7 @@ class _Search:
             text = tuple(children.tokens[place, start:stop].tolist())
             assert reason is not None
             rank = ranks[number] + missed[place]
-            if self.pools[owners[number]].takes(rank) or self.beam.stopping == "first":
+            if every or self.pools[owners[number]].takes(rank):
                 self.pools[owners[number]].add(Result(text, score, reason), rank)
 
     def _missed(self, children: Rows) -> list[float]:

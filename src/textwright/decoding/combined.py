@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from textwright.errors import ConfigError
-from textwright.models.base import EncoderDecoder, Hidden, LanguageModel, Output, Source
+from textwright.models.base import Hidden, LanguageModel, Output, Source
 from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.state import State
 from textwright.models.transformer import TransformerLM
@@ -44,6 +44,8 @@ class Wrapped(LanguageModel):
         self.config, self.embed, self.head = first.config, first.embed, first.head
         windows = [model.window for model in models if model.window is not None]
         self.window = min(windows) if windows else None
+        self.slides = all(model.slides for model in models)
+        self.has_source = first.has_source
 
     def hidden(
         self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
@@ -119,7 +121,7 @@ class Ensemble(Wrapped):
 
 
 def _for(model: LanguageModel, source: Source | None) -> Source | None:
-    return source if isinstance(model, EncoderDecoder) else None
+    return source if model.has_source else None
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,16 @@ class Guided(Wrapped):
     def __init__(self, model: LanguageModel, scale: float, *, prompt: int = 0, negative: Sequence[int] = ()) -> None:
         super().__init__([model])
         self.model, self.scale, self.prompt, self.negative = model, scale, prompt, tuple(negative)
-        if isinstance(model, EncoderDecoder) and not negative:
+        self.slides = False  # read again, a text would no longer begin with its prompt
+        if model.has_source and not negative:
             raise ConfigError("guidance of a model with a source needs a source to lead away from")
-        if self.window is not None and not isinstance(model, EncoderDecoder):
+        if self.window is not None and not model.has_source:
             self.window -= max(0, len(self.negative) - prompt)
-            if self.window <= prompt:
-                raise ConfigError(f"the negative prompt has {len(negative)} tokens, the model sees {model.window}")
+            if self.window < prompt:
+                raise ConfigError(
+                    f"the prompt has {prompt} tokens, the negative one {len(negative)}, and the model sees "
+                    f"{model.window}: shorten them, or leave out guidance"
+                )
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> GuidedState:
         device = self.device
@@ -187,7 +193,7 @@ class Guided(Wrapped):
         drop = torch.minimum(state.skip.clamp(min=0), lengths)
         place = torch.arange(tokens.shape[1], device=tokens.device)
         late = tokens.gather(1, (place + drop[:, None]).clamp(max=tokens.shape[1] - 1))
-        if self.negative and not isinstance(self.model, EncoderDecoder):
+        if self.negative and not self.model.has_source:
             # The first token the second stream reads closes its own prompt.
             opens = (state.skip < lengths) & (state.skip >= 0)
             first = torch.where(opens, self.negative[-1], late[:, 0])

@@ -60,7 +60,7 @@ def contrastive_search(
         ConfigError: a text does not fit the model's window, or asks for what cannot be.
     """
     check_requests(model, requests, order)
-    check_window(model, requests, "contrastive search")
+    check_window(model, requests, "contrastive search", last=0)
     refuse(requests, "contrastive search", ("top_logprobs", "max_seconds", "mirostat", "xtc_probability"))
     rules = Rules(model.head.out_features, model.device)
     rows = rules.place(begin_rows(requests, 0, model.device), requests)

@@ -87,9 +87,8 @@ class Engine:
             ConfigError: a text with a source does not fit the model's window, or a request asks for what cannot be.
         """
         check_requests(self.model, requests, self.order)
-        check_window(
-            self.model, [request for request in requests if request.source is not None], "a model with a source"
-        )
+        fixed = requests if not self.model.slides else [one for one in requests if one.source is not None]
+        check_window(self.model, fixed, "guidance" if not self.model.slides else "a model with a source")
         numbers = list(range(self._admitted, self._admitted + len(requests)))
         self._admitted += len(requests)
         self._tops |= {n: r.top_logprobs for n, r in zip(numbers, requests, strict=True) if r.top_logprobs}
@@ -232,10 +231,14 @@ def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
     return tokens, torch.tensor([len(text) for text in texts], device=device)
 
 
-def check_window(model: LanguageModel, requests: Sequence[Request], who: str) -> None:
-    """Raise ConfigError for texts that would have to slide out of the window where that cannot be."""
+def check_window(model: LanguageModel, requests: Sequence[Request], who: str, *, last: int = 1) -> None:
+    """Raise ConfigError for texts that would have to slide out of the window where that cannot be.
+
+    Args:
+        last: tokens at the end of a text that the model does not read.
+    """
     for request in requests:
-        fits = None if model.window is None else max(model.window - len(request.prompt) + 1, 0)
+        fits = None if model.window is None else max(model.window - len(request.prompt) + last, 0)
         if fits is not None and request.max_new_tokens > fits:
             raise ConfigError(
                 f"{who} cannot go past the window of {model.window} tokens: the prompt has {len(request.prompt)}, so "
@@ -255,6 +258,11 @@ def check_requests(model: LanguageModel, requests: Sequence[Request], order: Seq
     for request in requests:
         if request.sampling.no_repeat_source_ngram and request.source is None:
             raise ConfigError("no_repeat_source_ngram needs a model that reads a source: leave it out")
+        ends = {"stop": request.stop, "loop_limit": request.sampling.loop_limit, "max_seconds": request.max_seconds}
+        if request.constraint is not None and (early := [name for name, asked in ends.items() if asked]):
+            raise ConfigError(
+                f"{', '.join(early)} would end a text before it is what was asked for: leave it out, or the constraint"
+            )
         least = 0 if request.constraint is None else request.constraint.least
         if least > request.max_new_tokens:
             raise ConfigError(

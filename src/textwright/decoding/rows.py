@@ -14,6 +14,7 @@ from textwright.decoding.constraints import Constraint
 from textwright.decoding.settings import Sampling
 from textwright.decoding.steering import PLAIN, Steering
 from textwright.decoding.stops import StopStrings
+from textwright.errors import ConfigError
 from textwright.models.state import State
 
 BANNED = float("-inf")
@@ -59,7 +60,7 @@ class Request:
             bounds = f"{self.min_new_tokens} and {self.max_new_tokens}"
             raise ValueError(f"expected 0 <= min_new_tokens <= max_new_tokens and at least one new token, got {bounds}")
         if self.top_logprobs < 0 or (self.max_seconds is not None and self.max_seconds <= 0):
-            raise ValueError("expected top_logprobs of at least 0 and more than 0 max_seconds")
+            raise ConfigError("expected top_logprobs of at least 0 and more than 0 max_seconds")
 
 
 class Event(NamedTuple):

@@ -47,9 +47,10 @@ class Rules:
         """The rows with their automata after one more token (R,)."""
         moved: dict[str, Tensor] = {}
         if len(self.stops):
-            # Stop strings are watched from the minimum length on: one that came earlier must not end the text later.
+            # A stop string that is complete before the minimum length is forgotten: it must not end the text later.
             after = self.stops.move(rows.automaton, tokens)
-            moved["automaton"] = torch.where(rows.written < rows.limits[:, 0], rows.automaton, after)
+            early = (rows.written < rows.limits[:, 0]) & self.stops.accepted(after)
+            moved["automaton"] = torch.where(early, self.stops.begun(after), after)
         if len(self.avoided):
             moved["avoided"] = self.avoided.move(rows.avoided, tokens)
         if len(self.constraints) > 1:
@@ -123,7 +124,7 @@ class Rules:
         share = torch.where(followed & (wanted >= 0), self.steering.shares[rows.steering], 0.0)[:, None]
         given = torch.zeros_like(logits).scatter(1, wanted.clamp(min=0)[:, None], share)
         mixed = torch.logaddexp(logits.log_softmax(-1) + (1 - share).log(), given.log())
-        return torch.where(share > 0, mixed, logits)
+        return torch.where((share > 0) & (logits != BANNED), mixed, logits)  # what is forbidden stays so
 
 
 def _at(table: Tensor, places: Tensor) -> Tensor:

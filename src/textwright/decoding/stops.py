@@ -14,21 +14,22 @@ from torch import Tensor
 
 
 class StopStrings:
-    """Strings that end a text.
+    """Strings, and tokens, that end a text.
 
     Args:
         strings: non-empty, as bytes.
         pieces: the bytes every token id contributes to the text.
+        ids: tokens that end it by themselves.
 
     State 0 is "nothing matched"; `accept` is reached when any string was completed, and never left.
     """
 
-    def __init__(self, strings: Sequence[bytes], pieces: Sequence[bytes]) -> None:
+    def __init__(self, strings: Sequence[bytes], pieces: Sequence[bytes], ids: Sequence[int] = ()) -> None:
         if not all(strings):
             raise ValueError("a stop string must not be empty")
-        self.strings = tuple(strings)
+        self.strings, self.ids = tuple(strings), tuple(ids)
         self._pieces = pieces
-        prefixes = {string[:length] for string in strings for length in range(len(string))}
+        prefixes = {b""} | {string[:length] for string in strings for length in range(len(string))}
         self._prefixes = sorted(prefixes, key=len)  # the empty one first: state 0
 
     @property
@@ -44,6 +45,7 @@ class StopStrings:
         padded = torch.tensor([list(piece) + [256] * (longest - len(piece)) for piece in self._pieces])
         for column in padded.unbind(1):
             states = moves[states, column]
+        states[:, list(self.ids)] = self.accept
         return states
 
     def _byte_moves(self) -> Tensor:
@@ -67,7 +69,8 @@ class StopTables:
         # State 0 belongs to requests without stop strings: it never moves.
         self._table = torch.zeros(1, vocab, dtype=torch.long, device=device)
         self._accepting = torch.zeros(1, dtype=torch.bool, device=device)
-        self._offsets: dict[tuple[bytes, ...], int] = {}
+        self._starts = torch.zeros(1, dtype=torch.long, device=device)
+        self._offsets: dict[tuple[tuple[bytes, ...], tuple[int, ...]], int] = {}
 
     def __len__(self) -> int:
         """Number of different sets of strings."""
@@ -77,17 +80,23 @@ class StopTables:
         """The first state of these stop strings; equal ones share their part of the table."""
         if stop is None:
             return 0
-        if stop.strings not in self._offsets:
-            offset = self._offsets[stop.strings] = self._table.shape[0]
+        key = stop.strings, stop.ids
+        if key not in self._offsets:
+            offset = self._offsets[key] = self._table.shape[0]
             table = (stop.table + offset).to(self._table.device)
             self._table = torch.cat([self._table, table])
             accepting = torch.arange(table.shape[0], device=table.device) == stop.accept
             self._accepting = torch.cat([self._accepting, accepting])
-        return self._offsets[stop.strings]
+            self._starts = torch.cat([self._starts, torch.full_like(table[:, 0], offset)])
+        return self._offsets[key]
 
     def move(self, states: Tensor, tokens: Tensor) -> Tensor:
         """States (R,) after tokens (R,)."""
         return self._table[states, tokens]
+
+    def begun(self, states: Tensor) -> Tensor:
+        """(R,) the first states of the same stop strings."""
+        return self._starts[states]
 
     def accepts(self, states: Tensor) -> Tensor:
         """(R, vocab) bool: this token would complete a stop string."""

@@ -61,6 +61,11 @@ class Decoding:
     drafter: Drafter | None
     order: tuple[str, ...]
 
+    def room(self, window: int, prompt: int) -> int:
+        """New tokens that a window has room for behind a prompt: the last one is not read again, except by contrastive
+        search, which reads what it chooses among."""
+        return window - prompt + (self.strategy != "contrastive")
+
 
 def check_options(strategy: str, asked: Iterable[str], strategies: Collection[str] = tuple(STRATEGIES)) -> None:
     """Raise ConfigError for an unknown strategy, an unknown option, or one that this strategy does not use."""
@@ -100,6 +105,8 @@ def decoding(
     beam = Beam.parse(some(Beam.model_fields), "beam search")
     if strategy == "beam" and "seed" in asked and not beam.draw:
         raise ConfigError("a beam search draws nothing, so it does not use seed: leave it out, or add draw=true")
+    if not isinstance(options.get("max_seconds", 0.0) or 0.0, int | float):
+        raise ConfigError(f"expected a number of max_seconds, got {options['max_seconds']!r}")
     samples = options.get("samples", SAMPLES)
     if not isinstance(samples, int) or samples < 2:
         raise ConfigError(f"expected samples of at least 2, got {samples!r}")
@@ -121,8 +128,8 @@ def _drafter(options: Mapping[str, Any], draft: LanguageModel | None) -> Drafter
     if length is not None and draft is None and not lookup:
         raise ConfigError("draft_length does nothing without draft or lookup: set one of them, too")
     if draft is not None:
-        return Draft(draft, length or 4)
-    return Lookup(length or 8) if lookup else None
+        return Draft(draft, 4 if length is None else length)
+    return Lookup(8 if length is None else length) if lookup else None
 
 
 def stream(

@@ -21,7 +21,7 @@ from textwright.errors import CheckpointError, ConfigError
 from textwright.text.tokenizers import Tokenizer
 
 INDEX = "model.safetensors.index.json"
-WANTED = ("*.json", "*.safetensors", "*.jinja")  # no code, no pickles
+WANTED = ("*.json", "*.safetensors", "*.jinja", "*.spm")  # no code, no pickles
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -155,9 +155,17 @@ def read_folder(path: Path) -> Folder:
         )
     tokens = _optional(path / "tokenizer_config.json")
     template = path / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8") if template.is_file() else tokens.get("chat_template")
+    text = template.read_text(encoding="utf-8") if template.is_file() else _template(tokens.get("chat_template"))
     generation = _optional(path / "generation_config.json")
-    return Folder(path, config, Weights(_files(path)), generation, tokens, text if isinstance(text, str) else None)
+    return Folder(path, config, Weights(_files(path)), generation, tokens, text)
+
+
+def _template(said: Any) -> str | None:
+    """The chat template in tokenizer_config.json; where there are several by name, the one called default."""
+    if isinstance(said, list):
+        named = {one.get("name"): one.get("template") for one in said if isinstance(one, dict)}
+        said = named.get("default")
+    return said if isinstance(said, str) else None
 
 
 def _files(path: Path) -> dict[str, Path]:

@@ -6,19 +6,17 @@ rotates halves, so in its files the rows of queries and keys stand in another or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Library
 from torch import Tensor
 
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop.folder import Folder, Renamed
+from textwright.interop.gguf_tokenizer import library_of
 from textwright.text.tokenizers import Tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -37,18 +35,6 @@ TENSORS = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-}
-CONTROL = 3  # token_type of tokens that a text cannot spell
-# How texts are cut into words before pieces are merged, by the name that llama.cpp gives it; as in the tokenizer.json
-# of these models. None: GPT-2's own rule, which the library has.
-SPLITS: dict[str, str | None] = {
-    "default": None,
-    "gpt-2": None,
-    "smollm": None,
-    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 
 
@@ -91,13 +77,10 @@ class GGUF(Folder):
     facts: dict[str, Any]
 
     def tokenizer(self) -> Tokenizer:
-        kind, split = self.facts.get("model"), self.facts.get("pre", "default")
-        if kind != "gpt2" or split not in SPLITS:
-            raise CheckpointError(
-                f"{self.path} has a tokenizer of kind {kind}, {split}; expected gpt2 with one of {', '.join(SPLITS)}: "
-                "import the folder that the file was made from"
-            )
-        return Tokenizer(bytewise(self.facts, split))
+        try:
+            return Tokenizer(library_of(self.facts))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path} has {error}") from None
 
 
 def read_gguf(path: Path) -> GGUF:
@@ -133,7 +116,9 @@ def read_gguf(path: Path) -> GGUF:
         for name in ("bos", "eos")
         if f"{name}_token_id" in facts
     }
-    return GGUF(path, config, weights, {}, tokens, said.get("tokenizer.chat_template"), facts)
+    ends = [facts[name] for name in ("eos_token_id", "eot_token_id", "eom_token_id") if name in facts]
+    generation = {"eos_token_id": ends}
+    return GGUF(path, config, weights, generation, tokens, said.get("tokenizer.chat_template"), facts)
 
 
 def _config(kind: str, own: Mapping[str, Any], facts: Mapping[str, Any], *, tied: bool) -> dict[str, Any]:
@@ -161,31 +146,3 @@ def _name(name: str) -> str:
     if stem not in TENSORS:
         return name  # it will be told as one that has no place
     return f"model.layers.{block[1]}.{TENSORS[stem]}.{kind}" if block else f"{TENSORS[stem]}.{kind}"
-
-
-def bytewise(facts: Mapping[str, Any], split: str) -> Library:
-    """The tokenizer of the library that the facts describe."""
-    tokens = facts["tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in facts["merges"]]
-    library = Library(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
-    rule, whole = SPLITS[split], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=SPLITS[split] is None)
-    before: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
-    before += [pre_tokenizers.Split(Regex(rule), "isolated")] if rule is not None else []
-    library.pre_tokenizer = pre_tokenizers.Sequence([*before, whole])
-    library.decoder = decoders.ByteLevel()
-    kinds = facts.get("token_type", [])
-    library.add_special_tokens(
-        [AddedToken(tokens[id], special=True) for id, kind in enumerate(kinds) if kind == CONTROL]
-    )
-    stored = json.loads(library.to_str())
-    if facts.get("add_bos_token"):
-        name, id = tokens[facts["bos_token_id"]], facts["bos_token_id"]
-        single = [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-        special = {name: {"id": name, "ids": [id], "tokens": [name]}}
-        stored["post_processor"] = {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": single,
-            "special_tokens": special,
-        }
-    return Library.from_str(json.dumps(stored))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from torch import Tensor
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop import llama
 from textwright.interop.formats import native
-from textwright.interop.gguf_file import ARCHITECTURES, CONTROL, SPLITS, TENSORS, bytewise, read_gguf
+from textwright.interop.gguf_file import ARCHITECTURES, TENSORS, read_gguf
+from textwright.interop.gguf_tokenizer import facts_of
 from textwright.interop.huggingface import Habits
 from textwright.interop.tables import write
 from textwright.models.transformer import TransformerLM
@@ -23,14 +24,7 @@ Packing = Literal["f32", "f16", "q8_0", "q4_0"]
 ALIKE = 0.97  # share of places with the same likeliest token: llama.cpp keeps keys and values in 16 bits
 LONGEST = 256  # tokens of a text that are compared
 CLOSE = 1e-4  # of the largest logit: what is not rounded comes back
-NORMAL = 1  # token_type of a token that texts can spell
 NAMES = {new: old for old, new in TENSORS.items()}
-# Texts on which rules that cut them into words differ: numbers, contractions, spaces, line ends, scripts, emoji.
-PROBES = (
-    "I'll pay 12345.67 don't   you\n\n  see?\tYES'S",
-    "文章 千古事，得失寸心知。",
-    "x=1;\r\n  y==22 — naïve 🙂🙂 e\u0301",
-)
 
 
 def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits, packing: Packing) -> None:
@@ -45,7 +39,7 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: H
     except ImportError:
         raise MissingExtraError("writing GGUF", "gguf") from None
     config = llama.described(model.config)
-    kind, split = config["model_type"], split_of(tokenizer)
+    kind, facts = config["model_type"], facts_of(tokenizer, config["vocab_size"])
     if kind not in ARCHITECTURES or model.config.bias:
         raise CheckpointError("GGUF holds no biases of Llama's projections")
     writer = gguf.GGUFWriter(path, kind)
@@ -62,7 +56,7 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: H
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    _add_tokenizer(writer, tokenizer, habits, split, config["vocab_size"])
+    _add_tokenizer(writer, facts, tokenizer, habits)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, tensor in write(model, llama.table(model.config)).items():
         full = _name(name)
@@ -78,22 +72,6 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: H
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def split_of(tokenizer: Tokenizer) -> str:
-    """The name under which llama.cpp knows the rule by which this tokenizer cuts texts into words.
-
-    Raises:
-        CheckpointError: it knows none, or the tokenizer is no byte-level one with merges.
-    """
-    if not tokenizer.bytewise or not tokenizer.merges:
-        raise CheckpointError(f"GGUF takes byte-level tokenizers with merges, and this one is of kind {tokenizer.kind}")
-    words = [tokenizer.words(text) for text in PROBES]
-    for split in [name for name in SPLITS if name != "default"]:
-        other = bytewise(_facts(tokenizer), split).pre_tokenizer
-        if [[word for word, _ in other.pre_tokenize_str(text)] for text in PROBES] == words:
-            return split
-    raise CheckpointError("llama.cpp has no rule that cuts texts into words as this tokenizer does")
 
 
 def check_gguf(path: Path, model: TransformerLM, prompts: Sequence[tuple[str, Sequence[int]]], packing: Packing) -> str:
@@ -116,7 +94,7 @@ def check_gguf(path: Path, model: TransformerLM, prompts: Sequence[tuple[str, Se
     for text, ids in prompts:
         if tokenizer.encode(text) != list(ids):
             raise CheckpointError(f"the file reads {text[:40]!r} as other ids: nothing was written")
-        row = torch.tensor([list(ids)[:LONGEST]])
+        row = torch.tensor([list(ids)[: min(LONGEST, model.window or LONGEST)]])
         with torch.no_grad():
             ours, theirs = model(row).logits[0], again(row).logits[0]
         difference = max(difference, float((ours - theirs).abs().max()))
@@ -143,7 +121,7 @@ def _opened(path: Path, prompts: Sequence[tuple[str, Sequence[int]]], likeliest:
             raise CheckpointError(f"llama.cpp reads {text[:40]!r} as other ids: nothing was written")
         if likeliest is None:
             continue
-        row = list(ids)[:LONGEST]
+        row = list(ids)[: len(likeliest[number])]
         theirs.reset()
         theirs.eval(row)
         same = torch.from_numpy(theirs.scores[: len(row)]).argmax(-1) == likeliest[number]
@@ -152,26 +130,24 @@ def _opened(path: Path, prompts: Sequence[tuple[str, Sequence[int]]], likeliest:
     return f"opened by llama.cpp, the same ids of {len(prompts)} texts"
 
 
-def _add_tokenizer(writer: Any, tokenizer: Tokenizer, habits: Habits, split: str, size: int) -> None:
-    facts = _facts(tokenizer)
-    tokens = [*facts["tokens"], *(f"[unused{number}]" for number in range(len(facts["tokens"]), size))]
-    controls = set(tokenizer.controls) | {facts["tokens"][tokenizer.end]} | set(tokens[len(facts["tokens"]) :])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(split)
-    writer.add_token_list(tokens)
-    writer.add_token_types([CONTROL if token in controls else NORMAL for token in tokens])
-    writer.add_token_merges(facts["merges"])
+def _add_tokenizer(writer: Any, facts: Mapping[str, Any], tokenizer: Tokenizer, habits: Habits) -> None:
+    writer.add_tokenizer_model(facts["model"])
+    writer.add_token_list(facts["tokens"])
+    writer.add_token_types(facts["token_type"])
+    if facts["model"] == "gpt2":
+        writer.add_tokenizer_pre(facts["pre"])
+        writer.add_token_merges(facts["merges"])
+    else:
+        writer.add_token_scores(facts["scores"])
+        writer.add_unk_token_id(facts["unknown_token_id"])
+        writer.add_add_space_prefix(facts["add_space_prefix"])
     writer.add_bos_token_id(habits.start[0] if habits.start else tokenizer.end)
     writer.add_eos_token_id(tokenizer.end if habits.end is None else habits.end)
+    for add, id in zip((writer.add_eot_token_id, writer.add_eom_token_id), habits.also_end, strict=False):
+        add(id)
     writer.add_add_bos_token(bool(tokenizer.prefix))
     if habits.template is not None:
         writer.add_chat_template(habits.template)
-
-
-def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
-    names = {id: name for name, id in tokenizer.entries.items()}
-    tokens = [names.get(id, f"[unused{id}]") for id in range(max(names) + 1)]
-    return {"tokens": tokens, "merges": [" ".join(pair) for pair in tokenizer.merges]}
 
 
 def _name(name: str) -> str:

@@ -24,6 +24,7 @@ from textwright.text.tokenizers import Tokenizer
 Ours = TransformerLM | PretrainedLM
 ROOM = 1024  # tokens of a prompt, for models without a window
 CLOSE = 1e-3  # of the largest logit: float32 in another order
+PLAIN: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}  # whatever the folder asks for
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Habits:
     unseen: tuple[int, ...]
     drawing: dict[str, Any]
     template: str | None = None
+    also_end: tuple[int, ...] = ()
     named: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,7 +68,9 @@ def write_huggingface(folder: Path, model: Ours, tokenizer: Tokenizer, habits: H
     ends = {"bos_token_id": habits.start[0] if habits.start else None, "eos_token_id": habits.end}
     write_weights(folder, model, **ends)
     suppressed = {"suppress_tokens": list(habits.unseen)} if habits.unseen else {}
-    drawn = {"do_sample": True, **habits.drawing}
+    drawn: dict[str, Any] = {"do_sample": True, **habits.drawing}
+    if habits.also_end:
+        drawn["eos_token_id"] = [habits.end, *habits.also_end]
     write_json(folder / "generation_config.json", {**ends, "pad_token_id": habits.end, **drawn, **suppressed})
     _write_tokenizer(folder, tokenizer, habits, model.window)
 
@@ -135,7 +139,7 @@ def check_huggingface(
         difference = max(difference, float((ours - other).abs().max()))
         largest = max(largest, float(ours.abs().max()))
         want = _greedy(model, prompt, habits, new)
-        written = theirs.generate(prompt, do_sample=False, max_new_tokens=new)[0, prompt.shape[1] :].tolist()
+        written = theirs.generate(prompt, **PLAIN, max_new_tokens=new)[0, prompt.shape[1] :].tolist()
         if difference > CLOSE * largest or written != want:
             raise CheckpointError(
                 f"the exported model differs after {text[:40]!r}: logits by {difference:.2g}, "
@@ -155,7 +159,7 @@ def _greedy(model: Ours, prompt: torch.Tensor, habits: Habits, new: int) -> list
             logits = output.logits[0, -1].float()
             logits[list(habits.unseen)] = float("-inf")
             written.append(int(logits.argmax()))
-            if written[-1] == habits.end:
+            if written[-1] == habits.end or written[-1] in habits.also_end:
                 break
             output = model(torch.tensor([written[-1:]]), state=output.after)
     return written

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from textwright.adapting.lora import LowRankConfig, fused
+from textwright.adapting.lora import LowRankConfig, adaptable, fused
 from textwright.adapting.prompt import Prompted
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop.formats import form_of
@@ -168,7 +169,8 @@ def read_peft(folder: Path, model: TransformerLM) -> tuple[LowRankConfig, dict[s
     said, tensors = _opened(folder)
     found: dict[str, dict[int, Piece]] = {}
     left = set(tensors)
-    for part in form_of(model.config).table(model.config):
+    can = {f"{path}.{leaf}" for path, _, leaf in adaptable(model)}
+    for part in [part for part in form_of(model.config).table(model.config) if part.ours in can]:
         for n, theirs in enumerate(part.theirs):
             name = theirs.removesuffix(".weight")
             if f"{PREFIX}{name}.lora_A.weight" not in tensors:
@@ -182,7 +184,10 @@ def read_peft(folder: Path, model: TransformerLM) -> tuple[LowRankConfig, dict[s
                 raise CheckpointError(f"{folder} is for another model: {name} has not {expected[0]} x {expected[1]}")
             found.setdefault(part.ours, {})[n] = Piece(down, up, _scale(said, name, len(down)), magnitude)
     if left:
-        raise CheckpointError(f"{folder}: {sorted(left)[0]} has no place in this model")
+        raise CheckpointError(
+            f"{folder}: {sorted(left)[0]} has no place in this model; peft's merge_and_unload makes it a part of "
+            "the weights, which can be imported"
+        )
     if not found:
         raise CheckpointError(f"{folder} holds no adapter")
     rank = max(len(piece.down) for pieces in found.values() for piece in pieces.values())
@@ -198,6 +203,14 @@ def read_peft(folder: Path, model: TransformerLM) -> tuple[LowRankConfig, dict[s
     for ours, pieces in found.items():
         values |= _gathered(model, ours, pieces, config)
     return config, values
+
+
+def base_of(folder: Path) -> str:
+    """The model that an adapter in a folder is for, as it says; nothing if the folder is gone."""
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    except (OSError, ValueError):
+        return ""
 
 
 def _opened(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -264,5 +277,6 @@ def _alpha(config: LowRankConfig, rank: int) -> float:
 
 def _scale(said: Mapping[str, Any], name: str, rank: int) -> float:
     patterns = said.get("alpha_pattern") or {}
-    alpha = next((patterns[key] for key in patterns if name == key or name.endswith(f".{key}")), said["lora_alpha"])
+    # Keys are regular expressions for the end of a name, as in peft; the first that fits counts.
+    alpha = next((patterns[key] for key in patterns if re.match(rf"(.*\.)?({key})$", name)), said["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if said.get("use_rslora") else rank)

@@ -32,10 +32,14 @@ class Part(NamedTuple):
     transposed: bool = False
 
 
+class UnlikeError(CheckpointError):
+    """What is whole, and cannot be held in the other shape."""
+
+
 def refuse(why: str, found: Mapping[str, bool]) -> None:
-    """Raise CheckpointError naming what was found and cannot be held: `why` with it in the place of {}."""
+    """Raise UnlikeError naming what was found and cannot be held: `why` with it in the place of {}."""
     if names := [name for name, here in found.items() if here]:
-        raise CheckpointError(why.format(", ".join(names)))
+        raise UnlikeError(why.format(", ".join(names)))
 
 
 def kinds(bias: bool) -> tuple[str, ...]:
@@ -78,7 +82,7 @@ def read(model: nn.Module, table: Sequence[Part], tensors: Mapping[str, Tensor],
         for part in table:
             if part.ours == ZEROS:
                 if unlike := [name for name in part.theirs if tensors[name].any()]:
-                    raise CheckpointError(f"{unlike[0]} is not zero, and our Transformer has nothing in its place")
+                    raise UnlikeError(f"{unlike[0]} is not zero, and our Transformer has nothing in its place")
             else:
                 own[part.ours].copy_(_ours(part, tensors, own[part.ours]))
 

@@ -135,12 +135,16 @@ class LanguageModel(nn.Module, ABC):
         embed: token ids -> (…, width).
         head: hidden states (…, width) -> logits (…, vocab).
         window: the most tokens a row may hold, or None where memory does not grow with the text.
+        slides: past the window a text may be read again from its last part.
+        has_source: it writes with a source before its eyes.
     """
 
     config: BaseConfig
     embed: nn.Embedding
     head: nn.Linear
     window: int | None = None
+    slides: bool = True
+    has_source: bool = False
 
     @abstractmethod
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> State:
@@ -203,6 +207,7 @@ class EncoderDecoder(LanguageModel):
 
     source_vocab: int
     source_window: int | None = None
+    has_source = True
 
     @abstractmethod
     def attention(self, tokens: Tensor, lengths: Tensor | None, source: Source) -> Tensor | None:

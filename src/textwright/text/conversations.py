@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError
@@ -73,19 +74,37 @@ class ChatTemplate:
             DataError: the template refuses the conversation, or spells what was said before a reply otherwise after it.
         """
         (shown, encoded), done = _safely(messages, tokenizer), ""
-        spans: list[tuple[list[int], bool]] = []
+        texts: list[str] = []
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before, after = self.text(shown[:number]), self.text(shown[: number + 1], reply=False)
-            for text, reply in (before, False), (after, True):
+            for text in self.text(shown[:number]), self.text(shown[: number + 1], reply=False):
                 if not text.startswith(done):
                     raise DataError(
                         "the model's chat template changes earlier words after a reply: give single replies"
                     )
-                spans.append((encoded(text[len(done) :]), reply))
+                texts.append(text)
                 done = text
-        return spans
+        return [(span, number % 2 == 1) for number, span in enumerate(consecutive(texts, encoded))]
+
+
+def consecutive(texts: Sequence[str], encoded: Callable[[str], list[int]]) -> list[list[int]]:
+    """The ids that each text adds to the one before, with which it begins.
+
+    They are those of the last text, cut where the others end: some vocabularies put a space in front of whatever they
+    encode, and what is added is no beginning. Where an id reaches across such an end, every part is encoded by itself.
+    """
+    parts = [encoded(text[len(before) :]) for before, text in pairwise(["", *texts])]
+    whole = encoded(texts[-1])
+    if whole == [id for part in parts for id in part]:
+        return parts
+    cuts = [0]
+    for text in texts:
+        ids = encoded(text)
+        if whole[: len(ids)] != ids:
+            return parts
+        cuts.append(len(ids))
+    return [whole[start:stop] for start, stop in pairwise(cuts)]
 
 
 def _safely(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[Sequence[Message], Callable[[str], list[int]]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from textwright.errors import ConfigError, DataError
 from textwright.text.columns import COUPLES, couple, read_rows, text
-from textwright.text.conversations import ChatTemplate, Message
+from textwright.text.conversations import ChatTemplate, Message, consecutive
 from textwright.text.pair_source import files_of
 from textwright.text.sources import TABLES, plain, suffix
 from textwright.text.tokenizers import Tokenizer
@@ -71,8 +71,14 @@ class Speller(NamedTuple):
             DataError: the template refuses it, changes what was said before a reply, or does not end replies.
         """
         if self.template is None:
-            prompt, answer = (self.tokenizer.encode(message["content"]) for message in example.messages)
-            before = [*self.start, *prompt]
+            if len(example.messages) != 2:
+                raise DataError(
+                    f"{example.where}: expected a prompt and a completion as in the first row, got "
+                    f"{len(example.messages)} messages"
+                )
+            prompt, completion = (message["content"] for message in example.messages)
+            read, answer = consecutive([prompt, prompt + completion], self.tokenizer.encode)
+            before = [*self.start, *read]
             answer += [self.tokenizer.end] * (answer[-1:] != [self.tokenizer.end])
             return Spelled(before + answer, [False] * len(before) + [True] * len(answer))
         ids: list[int] = []
