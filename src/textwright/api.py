@@ -233,6 +233,8 @@ def asked_on_pairs(
     first, second, third = (
         [_composed(source, config, base, prefix) for source in side] for side in (pairs, valid, test)
     )
+    if isinstance(config, PairRun) and config.neighbours:
+        raise ConfigError(f"{base} reads sources beside neighbours, and such a run is not fine-tuned: train it anew")
     request = asked_pairs(
         config.task, first, second, third, "transformer", str(base / "tokenizer.json"), minutes, steps, epochs, seed
     )

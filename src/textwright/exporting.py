@@ -77,6 +77,8 @@ def _export_pairs(model: PairModel, run: Path, out: Path, licence: str | None) -
     network, generation = model.model, model.generation
     if not isinstance(network, TransformerEncoderDecoder | PretrainedPairs):
         raise CheckpointError(f"{run} is a recurrent encoder-decoder, for which transformers has no class")
+    if model.neighbours is not None:
+        raise CheckpointError(f"{run} reads a source beside its neighbours, which no other library would look up")
     beams = generation.beams, generation.length_penalty
     habits = PairHabits(generation.start, generation.end, generation.unseen, *beams)
     tokenizers = model.source_tokenizer, model.tokenizer

@@ -7,10 +7,12 @@ from pathlib import Path
 from textwright.errors import ConfigError
 from textwright.pair_model import PairModel
 from textwright.run import (
+    NEIGHBOURS,
     GenerationConfig,
     Imported,
     ImportedRun,
     PairGeneration,
+    PairRun,
     TextRun,
     WithSource,
     load_tokenizer,
@@ -19,8 +21,11 @@ from textwright.run import (
     read_template,
 )
 from textwright.run_model import load_model
+from textwright.text.bitext import shift_of
 from textwright.text.conversations import ChatTemplate
+from textwright.text.neighbours import Neighbours
 from textwright.training import hardware
+from textwright.training.checkpoint import load_tensors
 from textwright.training.hardware import pick_device
 from textwright.writer import TextModel
 
@@ -46,9 +51,15 @@ def load(path: str | Path, device: str = "auto", *, apart: bool = False) -> Text
             model, tokenizer, read_generation(folder, GenerationConfig), config, template=_template(folder, config)
         )
     vocabulary = config.model.source_vocab or config.model.vocab
+    if beside := isinstance(config, PairRun) and config.neighbours:
+        vocabulary -= tokenizer.size if config.model.source_vocab else 0  # a source may hold the target's ids, too
     source_tokenizer = load_tokenizer(folder, vocabulary, "source_tokenizer", spare=has_base(config))
     model = load_model(folder, config, pick_device(device), apart=apart)
-    return PairModel(model, source_tokenizer, tokenizer, read_generation(folder, PairGeneration), config)
+    known = None
+    if beside:
+        known = Neighbours.of(load_tensors(folder / NEIGHBOURS), beside, shift_of(source_tokenizer, tokenizer))
+    generation = read_generation(folder, PairGeneration)
+    return PairModel(model, source_tokenizer, tokenizer, generation, config, neighbours=known)
 
 
 def has_base(config: TextRun | ImportedRun | WithSource) -> bool:

@@ -18,17 +18,18 @@ from textwright.evaluating.tasks import items, judge, judges
 from textwright.job import Job, Measures
 from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.seq2seq import Seq2SeqConfig
-from textwright.pair_model import PairModel, cut
+from textwright.pair_model import PairModel, cut, source_names
 from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
-from textwright.run import PairGeneration, PairRun, TextRun, read_generation, write_generation
+from textwright.run import NEIGHBOURS, PairGeneration, PairRun, TextRun, read_generation, write_generation
 from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import IGNORE, Batches
-from textwright.text.bitext import Bitext, PairPlan, open_bitext, prepare_pairs, raw_pairs
+from textwright.text.bitext import Bitext, PairPlan, known_pairs, open_bitext, prepare_pairs, raw_pairs, shift_of
 from textwright.text.buckets import Buckets, Sides
 from textwright.text.corpus import Progress, counted
 from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
 from textwright.text.resegment import STRETCH, Resegmented, check_dropout
+from textwright.training.checkpoint import save_tensors, write_file
 from textwright.training.hardware import Hardware, autocast
 from textwright.training.objective import Objective
 from textwright.training.parallel import World
@@ -53,6 +54,7 @@ class PairJob(Job):
         "tokenizer",
         "filters",
         "cut",
+        "neighbours",
         "valid_fraction",
         "test_fraction",
     )
@@ -64,6 +66,8 @@ class PairJob(Job):
         self.epoch_tokens = self.data.train.target.facts.tokens
         self.kinds = _kinds(self.data)
         self.comparable = not (config.bpe_dropout or config.training.scheduled_sampling)
+        shift = shift_of(self.data.source_tokenizer, self.data.tokenizer)
+        self.neighbours = known_pairs(out / "data", config.neighbours, shift) if config.neighbours else None
         self.valid = items(config.task, raw_pairs(out / "data" / "valid"))
         language = config.language or guess_language(pair.target for pair in self.valid[:500])
         self.judges = judges(config.task, language, lowercase=config.lowercase)
@@ -97,16 +101,17 @@ class PairJob(Job):
             cut=partial(cut, config=config),
             valid_fraction=config.valid_fraction,
             test_fraction=config.test_fraction,
+            neighbours=config.neighbours,
         )
         prepare_pairs(plan, folder, progress)
 
     @staticmethod
     def defaults(asked: Mapping[str, Any], folder: Path, hardware: Hardware, processes: int) -> dict[str, Any]:
         data = open_bitext(folder)
-        shared = data.source_tokenizer.same(data.tokenizer)
+        shift = shift_of(data.source_tokenizer, data.tokenizer)
         situation = plan_pairs.PairSituation(
             vocab=data.tokenizer.size,
-            source_vocab=None if shared else data.source_tokenizer.size,
+            source_vocab=shift + bool(data.facts.neighbours) * data.tokenizer.size if shift else None,
             pairs=data.train.pairs,
             tokens=data.train.target.facts.tokens,
             padded=data.facts.longer_side,
@@ -124,6 +129,10 @@ class PairJob(Job):
         _check_fits(config, prepared)
         prepared.tokenizer.save(out / "tokenizer.json")
         prepared.source_tokenizer.save(out / "source_tokenizer.json")
+        if config.neighbours:
+            shift = shift_of(prepared.source_tokenizer, prepared.tokenizer)
+            known = known_pairs(data, config.neighbours, shift)
+            write_file(out / NEIGHBOURS, partial(save_tensors, tensors=known.tensors()))
         if config.base is not None:
             _begin(Path(config.base), prepared, out)
             return
@@ -151,7 +160,8 @@ class PairJob(Job):
         targets = [token for token in batch.targets[0].tolist() if token != IGNORE]
         if self.generation.end not in targets:
             raise ConfigError("the end of the first target carries no loss: the model would never learn to stop")
-        source = "|".join(_name(self.data.source_tokenizer, token) for token in batch.source[0].tolist())
+        names = source_names(self.data.source_tokenizer, self.data.tokenizer, batch.source[0].tolist())
+        source = "|".join(names)
         target = "".join(f"[{_name(self.data.tokenizer, token)}]" for token in targets)
         return f"first pair: {source[:300]} -> {target[:300]}"
 
@@ -218,7 +228,8 @@ class PairJob(Job):
 
     def _writer(self, model: LanguageModel) -> PairModel:
         data = self.data
-        return PairModel(model, data.source_tokenizer, data.tokenizer, self.generation, self.config).bare()
+        parts = data.source_tokenizer, data.tokenizer, self.generation, self.config
+        return PairModel(model, *parts, neighbours=self.neighbours).bare()
 
 
 @torch.no_grad()

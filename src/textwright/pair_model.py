@@ -23,6 +23,7 @@ from textwright.presets import preset as chosen
 from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
+from textwright.text.neighbours import Neighbours
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import FREE, constraint, steered, steering, stop_strings, taken
 
@@ -81,6 +82,7 @@ class PairModel:
         source_tokenizer, tokenizer: of the source and of what is written; one object where they are the same.
         generation: presets.
         config: the run's configuration.
+        neighbours: the pairs beside which a source is read, or None.
     """
 
     def __init__(
@@ -91,11 +93,12 @@ class PairModel:
         generation: PairGeneration,
         config: WithSource,
         network: LanguageModel | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         assert isinstance(model, EncoderDecoder)
         self.network: LanguageModel = model if network is None else network
         self.model, self.source_tokenizer, self.tokenizer = model, source_tokenizer, tokenizer
-        self.generation, self.config = generation, config
+        self.generation, self.config, self.neighbours = generation, config, neighbours
 
     def write(
         self,
@@ -194,10 +197,11 @@ class PairModel:
 
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its tokens, with its prefix, as far as they are read, and the end; in front
-        of them what the tokenizer's own rules put there."""
+        of them what the tokenizer's own rules put there, after them as many of its neighbours as the model can read."""
         framed = self.framed(source)
-        ids = self.source_tokenizer.encode(one_line(framed, self.source_tokenizer))
-        return [*self.source_tokenizer.prefix, *cut(ids, self.config), self.source_tokenizer.end]
+        tokens = cut(self.source_tokenizer.encode(one_line(framed, self.source_tokenizer)), self.config)
+        ids = [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
+        return ids if self.neighbours is None else self.neighbours.beside([ids], self.model.source_window)[0]
 
     def framed(self, source: str) -> str:
         """The source with what the training put in front of every one of them."""
@@ -219,7 +223,8 @@ class PairModel:
         """The same for sources that were read with their prefix."""
         pairs = tuple(source.model_copy(update={"prefix": ""}) for source in self.config.pairs)
         config = self.config.model_copy(update={"pairs": pairs})
-        return PairModel(self.model, self.source_tokenizer, self.tokenizer, self.generation, config, self.network)
+        parts = self.source_tokenizer, self.tokenizer, self.generation, config
+        return PairModel(self.model, *parts, self.network, self.neighbours)
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -237,12 +242,15 @@ class PairModel:
 
     def _with(self, network: LanguageModel) -> PairModel:
         parts = self.source_tokenizer, self.tokenizer, self.generation, self.config
-        return PairModel(self.model, *parts, network)
+        return PairModel(self.model, *parts, network, self.neighbours)
 
     def _check_tokenizers(self, other: PairModel, who: str) -> None:
         pairs = (self.tokenizer, other.tokenizer), (self.source_tokenizer, other.source_tokenizer)
         if not all(mine.same(theirs) for mine, theirs in pairs):
             raise ConfigError(f"{who} need the same tokenizers, and these two runs have different ones")
+        mine, theirs = self.neighbours, other.neighbours
+        if (mine is None) != (theirs is None) or (mine is not None and theirs is not None and not mine.same(theirs)):
+            raise ConfigError(f"{who} must read a source beside the same neighbours, and these two runs do not")
 
     def _how(
         self,
@@ -342,14 +350,16 @@ class PairModel:
         surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
         begin = [""] * len(self.source_tokenizer.prefix)
         names = [*begin, *cut(surfaces, self.config), "</s>"][: len(ids)]
+        own = len(names)
+        names += source_names(self.source_tokenizer, self.tokenizer, ids[own:])
         aligned = []
         for text, rows in zip(texts, weights, strict=True):
             looked = rows[: len(text.tokens), : len(ids)]
             if replace_unknown and self.tokenizer.unknown in text.tokens:
                 spelled = {
-                    place: names[int(looked[place, :-1].argmax())]
+                    place: names[int(looked[place, : own - 1].argmax())]
                     for place, token in enumerate(text.tokens)
-                    if token == self.tokenizer.unknown and len(ids) > 1
+                    if token == self.tokenizer.unknown and own > 1
                 }
                 text = replace(text, text=self.tokenizer.decode(self._shown(text.tokens), spelled))
             target = tuple("</s>" if t == self.generation.end else self.tokenizer.decode([t]) for t in text.tokens)
@@ -365,6 +375,13 @@ class PairModel:
         places = padded([self.source_ids(source)] * len(texts), self.model.device)
         looked = self.model.attention(tokens, lengths, Source(*places))
         return None if looked is None else looked[:, len(self.generation.start) - 1 :].float()
+
+
+def source_names(source: Tokenizer, target: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """What stands in a source, token by token; beside neighbours it may hold the target's tokens, too."""
+    own = {token for token in ids if token < source.size}
+    names = {token: "</s>" if token == source.end else source.decode([token]) for token in own}
+    return [names[token] if token in own else target.decode([token - source.size]) for token in ids]
 
 
 def cut(tokens: list[T], config: WithSource) -> list[T]:

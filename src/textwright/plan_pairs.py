@@ -21,7 +21,8 @@ EPOCHS = 12  # that a model of the chosen width should see
 
 @dataclass(frozen=True)
 class PairSituation:
-    """What defaults depend on: vocabularies (`source_vocab` None: one for both sides), pairs and target tokens of the
+    """What defaults depend on: vocabularies (`source_vocab` None: one for both sides; with neighbours a source may hold
+    the target's ids, too), pairs and target tokens of the
     training, tokens of their longer sides, the longest texts of any split, the machine."""
 
     vocab: int
@@ -86,7 +87,7 @@ def parsed(asked: Mapping[str, Any]) -> PairRun:
 def _encdec(asked: Mapping[str, Any], situation: PairSituation, seconds: float) -> dict[str, Any]:
     """Three blocks a side, of the largest width that sees the pairs often enough in the time."""
     fits = [w for w in WIDTHS if _epochs(situation, w, seconds) >= EPOCHS and BLOCKS * w**2 < 20 * situation.tokens]
-    width = fits[-1] if fits else WIDTHS[0]
+    width = asked.get("width") or (fits[-1] if fits else WIDTHS[0])
     heads = asked.get("heads") or max(4, width // 64)
     return {
         "width": -(-width // (2 * heads)) * 2 * heads,  # whole heads of an even width

@@ -52,6 +52,7 @@ from textwright.training.settings import TextTraining, TrainingConfig
 FORMAT = 2
 TEMPLATE = "chat_template.jinja"
 WEIGHTS = "model.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 ADAPTER = "adapter.safetensors"
 Task = Literal["translate", "summarize", "answer", "chat", "convert"]
 TASKS: tuple[str, ...] = ("write", *get_args(Task))
@@ -179,6 +180,7 @@ class PairRun(BaseRun):
         source_tokenizer: of the source, where it is not the target's.
         cut: the most tokens that are read of a source: its first ones, of a dialogue its last; None: all of them.
         bpe_dropout: share of merges left out at random in training (Provilkov et al. 2020).
+        neighbours: how many of the nearest training pairs a source is read beside, see `text.neighbours`.
         language: of the target, as in "zh", for the tokens of BLEU; None: told from the text.
         lowercase: metrics do not see case.
     """
@@ -191,6 +193,7 @@ class PairRun(BaseRun):
     filters: Filters = Field(default_factory=Filters)
     cut: int | None = Field(None, gt=0)
     bpe_dropout: float = Field(0.0, ge=0, lt=1)
+    neighbours: int = Field(0, ge=0, le=8)
     language: str | None = None
     lowercase: bool = False
     model: PairModelConfig
@@ -204,6 +207,10 @@ class PairRun(BaseRun):
             raise ValueError("a reply has many good answers and no score: leave out training.keep")
         if self.prompt is not None:
             raise ValueError("a prompt is learned for models that go on writing a text: leave it out")
+        if self.neighbours and self.bpe_dropout:
+            raise ValueError("bpe_dropout cuts a source anew, and neighbours are found by its pieces: leave out one")
+        if self.neighbours and self.base is not None:
+            raise ValueError("a base has not learned to read a source beside neighbours: leave them out")
         if isinstance(self.model, PretrainedPairsConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
         self.check_base(recurrent=isinstance(self.model, Seq2SeqConfig))

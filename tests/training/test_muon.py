@@ -10,6 +10,7 @@ from small import MODELS, VOCAB, trainer
 
 from textwright.models import Seq2SeqConfig
 from textwright.models.base import LanguageModel
+from textwright.training import muon
 from textwright.training.muon import Together
 from textwright.training.optimizer import AdamConfig, MuonConfig, inner
 from textwright.training.rows import RATE
@@ -40,8 +41,30 @@ def test_inner_matrices_move_by_orthogonal_steps_and_the_rest_as_under_adamw(fam
             assert torch.equal(ours, theirs), name
             continue
         step = (ours.detach() - before[name]) / (0.01 * 0.2 * max(ours.shape) ** 0.5)
-        values = torch.linalg.svdvals(step)  # the iteration ends near 1, see torch.optim.Muon
+        values = torch.linalg.svdvals(step)  # the iteration ends near 1, see `orthogonal`
         assert 0.3 < float(values.min()) <= float(values.max()) < 1.6, name
+
+
+@pytest.mark.parametrize("at_once", [1, 2**22])
+def test_it_steps_as_torchs_does(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide, tall and square matrices, alone and several together, over three steps."""
+    monkeypatch.setattr(muon, "TOGETHER", at_once)
+    torch.manual_seed(0)
+    shapes = [(8, 24), (24, 8), (8, 8), (8, 24), (5, 7)]
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    with torch.no_grad():
+        for mine, other in zip(ours, theirs, strict=True):
+            other.copy_(mine.normal_())
+    first = muon.Muon(ours, lr=0.02, momentum=0.95, weight_decay=0.1)
+    second = torch.optim.Muon(theirs, lr=0.02, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        first.step()
+        second.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-3, rtol=0)  # products in bfloat16 may round otherwise
 
 
 def test_tables_of_words_and_the_head_are_not_inner() -> None:

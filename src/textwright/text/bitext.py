@@ -1,6 +1,7 @@
 """Pairs on disk: a folder for each split with the corpora of both sides, and the raw pairs that are judged on.
 
 data/train/source  data/train/target          tokens, as in `corpus`; document i belongs to document i
+data/train/read    …                          where sources are read beside their neighbours: what is read
 data/valid/…       data/valid/pairs.jsonl     the same, and what was read, for metrics on text
 data/test/…        data/facts.json            what was kept, and how long it is
 """
@@ -22,6 +23,7 @@ from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text.buckets import Sides
 from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, writing
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
+from textwright.text.neighbours import Neighbours, Ragged
 from textwright.text.pairs import Pair, PairSource, read_pairs
 from textwright.text.segmenters import is_unspaced
 from textwright.text.sides import characters
@@ -44,6 +46,7 @@ class PairFacts(Config):
         longest_source, longest_target: tokens, the end included, in any split.
         growth: target tokens for each source token, in the pair that is longer than all but one in a thousand.
         longer_side: tokens of the longer side of every training pair, together: what batches are filled with.
+        neighbours: that a source is read beside, see `neighbours`.
     """
 
     report: FilterReport
@@ -51,10 +54,12 @@ class PairFacts(Config):
     longest_target: int
     growth: float
     longer_side: int
+    neighbours: int = 0
 
 
 class Bitext(NamedTuple):
-    """Pairs for each purpose (`test` may be empty); source and target may share a tokenizer."""
+    """Pairs for each purpose (`test` may be empty), with sources as they are read; source and target may share a
+    tokenizer."""
 
     train: Sides
     valid: Sides
@@ -76,6 +81,7 @@ class PairPlan(NamedTuple):
     cut: Callable[[list[int]], list[int]]  # what is read of a long source
     valid_fraction: float
     test_fraction: float
+    neighbours: int = 0  # that a source is read beside
 
 
 def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
@@ -97,13 +103,17 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
         raise DataError("nothing is left for the validation split: give --valid-pairs, or more pairs")
     if not written[0].report.kept:
         raise DataError("nothing is left to train on: hold back less, or give more pairs")
-    train = open_sides(folder / "train")
+    longest_source = max(split.longest_source for split in written)
+    if plan.neighbours:
+        longest_source = _put_beside(folder, plan.neighbours, source_tokenizer, tokenizer, progress)
+    train = open_sides(folder / "train", plan.neighbours)
     facts = PairFacts(
         report=written[0].report,
-        longest_source=max(split.longest_source for split in written),
+        longest_source=longest_source,
         longest_target=max(split.longest_target for split in written),
         growth=_growth(train),
         longer_side=int(torch.maximum(*train.lengths()).sum()),
+        neighbours=plan.neighbours,
     )
     tokenizer.save(folder / "tokenizer.json")
     source_tokenizer.save(folder / "source_tokenizer.json")
@@ -120,16 +130,27 @@ def open_bitext(folder: Path) -> Bitext:
     source_tokenizer, tokenizer = (
         Tokenizer.load(folder / f"{name}.json") for name in ("source_tokenizer", "tokenizer")
     )
-    first, second, third = (open_sides(folder / name) for name in ("train", "valid", "test"))
+    first, second, third = (open_sides(folder / name, facts.neighbours) for name in ("train", "valid", "test"))
     return Bitext(first, second, third, source_tokenizer, tokenizer, facts)
 
 
-def open_sides(folder: Path) -> Sides:
-    """The two corpora of a split."""
-    sides = Sides(open_corpus(folder / "source"), open_corpus(folder / "target"))
+def open_sides(folder: Path, neighbours: int = 0) -> Sides:
+    """The two corpora of a split; with neighbours, sources as they are read."""
+    sides = Sides(open_corpus(folder / ("read" if neighbours else "source")), open_corpus(folder / "target"))
     if sides.source.facts.documents != sides.target.facts.documents:
         raise CheckpointError(f"{folder} is damaged: its sides have different numbers of texts; prepare it again")
     return sides
+
+
+def shift_of(source_tokenizer: Tokenizer, tokenizer: Tokenizer) -> int:
+    """What is added to the ids of targets in a source: nothing where both sides share a vocabulary."""
+    return 0 if source_tokenizer.same(tokenizer) else source_tokenizer.size
+
+
+def known_pairs(folder: Path, count: int, shift: int) -> Neighbours:
+    """The training pairs of prepared ones, as neighbours."""
+    sources, targets = (Ragged(side.tokens, side.ends) for side in open_sides(folder / "train"))
+    return Neighbours(sources, targets, count, shift)
 
 
 def raw_pairs(folder: Path) -> list[Pair]:
@@ -270,6 +291,24 @@ def _write(
     # Only of the training pairs one must be left: a split that was held back may turn out empty, and is told of above.
     report = sieve.report() if some and folder.name == "train" else sieve.counted()
     return _Written(report, *longest)
+
+
+def _put_beside(folder: Path, count: int, source_tokenizer: Tokenizer, tokenizer: Tokenizer, progress: Progress) -> int:
+    """Write every split's sources beside their neighbours; the length of the longest."""
+    shift = shift_of(source_tokenizer, tokenizer)
+    known, longest, done = known_pairs(folder, count, shift), 0, 0
+    for name in ("train", "valid", "test"):
+        corpus = open_corpus(folder / name / "source")
+        sources = Ragged(corpus.tokens, corpus.ends)
+        with writing(folder / name / "read", source_tokenizer, shift + tokenizer.size) as writer:
+            for start in range(0, len(sources), BATCH):
+                part = [sources[number] for number in range(start, min(start + BATCH, len(sources)))]
+                for ids in known.beside(part):
+                    writer.append(Piece("", last=True), ids)
+                    longest = max(longest, len(ids))
+                done += sum(map(len, part))
+                progress("looking for neighbours", done)
+    return longest
 
 
 def one_line(text: str, tokenizer: Tokenizer) -> str:

@@ -225,8 +225,11 @@ def write(folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer) -> Corpus
 
 
 @contextmanager
-def writing(folder: Path, tokenizer: Tokenizer) -> Iterator[CorpusWriter]:
+def writing(folder: Path, tokenizer: Tokenizer, vocabulary: int | None = None) -> Iterator[CorpusWriter]:
     """A writer of a corpus, which takes the place of an older one in `folder` when all is written.
+
+    Args:
+        vocabulary: where more ids are appended than the tokenizer has.
 
     Raises:
         DataError: the folder holds something else.
@@ -237,7 +240,7 @@ def writing(folder: Path, tokenizer: Tokenizer) -> Iterator[CorpusWriter]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with (unfinished / "tokens.bin").open("wb") as tokens, (unfinished / "ends.bin").open("wb") as ends:
-        writer = CorpusWriter(tokens, ends, tokenizer)
+        writer = CorpusWriter(tokens, ends, tokenizer, vocabulary or tokenizer.size)
         yield writer
         facts = writer.close()
         for file in (tokens, ends):
@@ -314,11 +317,11 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 class CorpusWriter:
     """Appends documents to the files of a corpus, see `writing`."""
 
-    def __init__(self, tokens: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokens: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, vocabulary: int) -> None:
         self._tokens, self._ends, self._tokenizer = tokens, ends, tokenizer
-        self._code, _ = _storage(tokenizer.size)
+        self._code, _ = _storage(vocabulary)
         self._previous: int | None = None  # the token before, in the same document
-        self._counts = dict.fromkeys(Facts.model_fields, 0) | {"vocabulary": tokenizer.size}
+        self._counts = dict.fromkeys(Facts.model_fields, 0) | {"vocabulary": vocabulary}
 
     def add(self, batch: list[Piece]) -> None:
         """Encode pieces and append them."""

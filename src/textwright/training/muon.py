@@ -5,16 +5,86 @@
     s = 0.2 √max(rows, columns)                           gives updates the size of AdamW's, so that η serves both
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with s of Liu et al. 2025, "Muon is Scalable for LLM
-Training", section 2.2. The orthogonalisation, five steps of a Newton-Schulz iteration, is torch.optim.Muon's. Tables of
-words, the head, biases and gains are for AdamW: a row of a table stands for one word and is used alone.
+Training", section 2.2. Tables of words, the head, biases and gains are for AdamW: a row of a table stands for one word
+and is used alone.
+
+Matrices of one shape, or of its transpose, are orthogonalised together: a model has dozens of small ones, and a product
+of a small matrix costs less than its call. torch.optim.Muon, which takes them one by one, is what the tests compare
+with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
+TOGETHER = 2**22  # elements orthogonalised at once, or one matrix, so that large models need little more memory
+
+
+class Muon(torch.optim.Optimizer):
+    """The formulas above, for matrices alone."""
+
+    def __init__(self, matrices: Sequence[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            learning = [weight for weight in group["params"] if weight.grad is not None]
+            for alike in _alike(learning):
+                self._step(alike, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _step(self, weights: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        means = [self._mean(weight) for weight in weights]
+        torch._foreach_lerp_(means, gradients, 1 - momentum)
+        directions = torch._foreach_lerp(gradients, means, momentum)
+        steps = orthogonal(torch.stack([_wide(direction) for direction in directions]))
+        size = lr * 0.2 * math.sqrt(steps.shape[-1])
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        for weight, step in zip(weights, steps, strict=True):
+            weight.add_(step if weight.shape == step.shape else step.mT, alpha=-size)
+
+    def _mean(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        mean: Tensor = state["momentum_buffer"]
+        return mean
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns), rows <= columns, with all their singular values near 1, in bfloat16.
+
+    Five steps of the quintic Newton-Schulz iteration of Jordan et al. 2024, whose coefficients make small values grow
+    fastest; it ends between 0.7 and 1.2 for all but the smallest.
+    """
+    x = matrices.bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return x
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def _alike(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The weights in parts of one shape, or of its transpose."""
+    shapes: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for weight in weights:
+        shapes[tuple(_wide(weight).shape)].append(weight)
+    for shape, alike in shapes.items():
+        count = max(1, TOGETHER // math.prod(shape))
+        for start in range(0, len(alike), count):
+            yield alike[start : start + count]
 
 
 class Together(torch.optim.Optimizer):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from textwright.config import Config
 from textwright.models.base import LanguageModel
-from textwright.training.muon import Together
+from textwright.training.muon import Muon, Together
 from textwright.training.rows import RowAdamW
 
 
@@ -65,13 +65,7 @@ class MuonConfig(Config):
         inside = {id(weight) for weight in inner(model)}
         others = groups((p for p in model.parameters() if id(p) not in inside), self.weight_decay)
         adam = RowAdamW(others, tables, lr=self.learning_rate, betas=self.betas, fused=True)
-        muon = torch.optim.Muon(
-            inner(model),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        muon = Muon(inner(model), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
         return Together(muon, adam)
 
 

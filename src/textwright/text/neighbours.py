@@ -1,0 +1,192 @@
+"""The training pairs whose sources are most like a given one: a source may be read beside them.
+
+A model that sees how similar sources were rendered need not remember them: Bulté and Tezcan 2019, "Neural Fuzzy
+Repair", put the targets of similar sources behind a source. What is read here is, in token ids,
+
+    source </s> first neighbour </s> its target </s> second neighbour </s> its target </s> …
+
+How alike two sources are is told by the runs of tokens that they share, rare ones counting more:
+
+    likeness(q, d) = Σ_g [g in q and in d] w_g ÷ √(Σ_g [g in d] w_g)        w_g = log(sources ÷ sources with g)
+
+over all runs g of up to six tokens, where the beginning and the end of a source count as tokens. The second neighbour
+is the one that is most like what the first one does not share with the source, and so on: *reinvesting* is read beside
+*reinvest* and *vesting*. A source that is itself among the pairs is never its own neighbour, in training as in use.
+
+Axes: D texts that are known, B texts that are asked for, M (run, text) entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textwright.noise import mix
+
+LONGEST = 6  # tokens of a run
+COMMON = 3000  # texts with a run from which on it is too common to be looked up
+SCORES = 2**23  # likenesses computed at once
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Texts of different lengths, one after the other.
+
+    Attributes:
+        tokens: (tokens,) ids of any integer type, the end of each text included.
+        ends: (texts,) int64, the index after the last token of each.
+    """
+
+    tokens: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]]) -> Ragged:
+        lengths = torch.tensor([len(text) for text in texts], dtype=torch.long)
+        return cls(torch.tensor([token for text in texts for token in text], dtype=torch.long), lengths.cumsum(0))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, number: int) -> list[int]:
+        start = int(self.ends[number - 1]) if number else 0
+        ids: list[int] = self.tokens[start : int(self.ends[number])].tolist()
+        return ids
+
+    def owners(self) -> Tensor:
+        """(tokens,) the text that each token belongs to."""
+        return torch.arange(len(self)).repeat_interleave(self.lengths())
+
+    def lengths(self) -> Tensor:
+        return self.ends.diff(prepend=torch.zeros(1, dtype=torch.long))
+
+
+class Neighbours:
+    """Training pairs, found by the runs of their sources. Memory: some 16 bytes for each token of a source and
+    length of run.
+
+    Args:
+        sources, targets: of the training; text i of one belongs to text i of the other.
+        count: neighbours that a source is read beside.
+        shift: what is added to the ids of targets, so that they differ from those of sources; 0 where both share a
+            vocabulary.
+    """
+
+    def __init__(self, sources: Ragged, targets: Ragged, count: int, shift: int) -> None:
+        self.sources, self.targets, self.count, self.shift = sources, targets, count, shift
+        hashes, owners = _runs(sources)
+        known, sizes = torch.unique_consecutive(hashes, return_counts=True)  # type: ignore[no-untyped-call]
+        weights = (len(sources) / sizes).log()
+        every = weights.repeat_interleave(sizes)
+        self._length = torch.zeros(len(sources)).index_add_(0, owners, every).clamp(min=1e-6).sqrt()
+        rare = sizes <= COMMON
+        self._known, self._sizes, self._weights = known[rare], sizes[rare], weights[rare]
+        self._owners = owners[rare.repeat_interleave(sizes)]
+        self._starts = self._sizes.cumsum(0) - self._sizes
+        self._wholes, self._order = _whole(sources).sort()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What makes it again."""
+        sides = {"sources": self.sources, "targets": self.targets}
+        tokens = {f"{name}.tokens": side.tokens.int() for name, side in sides.items()}
+        return tokens | {f"{name}.ends": side.ends for name, side in sides.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], count: int, shift: int) -> Neighbours:
+        """From what `tensors` gave."""
+        sides = [Ragged(tensors[f"{name}.tokens"], tensors[f"{name}.ends"]) for name in ("sources", "targets")]
+        return cls(sides[0], sides[1], count, shift)
+
+    def same(self, other: Neighbours) -> bool:
+        """Every source is read beside the same texts."""
+        own, theirs = self.tensors(), other.tensors()
+        return self.count == other.count and all(torch.equal(own[name], theirs[name]) for name in own)
+
+    def beside(self, sources: Sequence[Sequence[int]], most: int | None = None) -> list[list[int]]:
+        """Each source, which ends with its end id, and its neighbours: as many of them as fit into `most` ids."""
+        composed: list[list[int]] = []
+        size = max(1, SCORES // len(self.sources))
+        for start in range(0, len(sources), size):
+            part = sources[start : start + size]
+            for source, numbers in zip(part, self.nearest(Ragged.of(part)).tolist(), strict=True):
+                composed.append(self._composed(list(source), numbers, most))
+        return composed
+
+    def nearest(self, sources: Ragged) -> Tensor:
+        """(B, count) numbers of the nearest pairs, the nearest first; -1 where no further one shares anything."""
+        found = torch.full((len(sources), self.count), -1)
+        hashes, askers = _runs(sources)
+        themselves = self._themselves(sources)
+        for place in range(self.count):
+            likeness = self._likeness(hashes, askers, len(sources))
+            likeness[themselves] = 0.0
+            value, best = likeness.max(1)
+            found[:, place] = torch.where(value > 0, best, -1)
+            # What was found is not looked for again.
+            shown, owners = _runs(Ragged.of([self.sources[number] for number in best.tolist()]))
+            left = ~torch.isin(mix(hashes + askers), mix(shown + owners))
+            hashes, askers = hashes[left], askers[left]
+        return found
+
+    def _likeness(self, hashes: Tensor, askers: Tensor, count: int) -> Tensor:
+        """(B, D) from the runs (M,) of the texts (M,)."""
+        places = torch.searchsorted(self._known, hashes).clamp(max=len(self._known) - 1)
+        hit = self._known[places] == hashes
+        places, askers = places[hit], askers[hit]
+        sizes = self._sizes[places]
+        rows = torch.arange(len(places)).repeat_interleave(sizes)
+        within = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
+        owners = self._owners[self._starts[places][rows] + within]
+        sums = torch.zeros(count * len(self.sources))
+        sums.index_add_(0, askers[rows] * len(self.sources) + owners, self._weights[places][rows])
+        return sums.view(count, -1) / self._length
+
+    def _themselves(self, sources: Ragged) -> tuple[Tensor, Tensor]:
+        """Texts that are asked for, and the known ones that are equal to them."""
+        wholes = _whole(sources)
+        first, after = (torch.searchsorted(self._wholes, wholes, right=right) for right in (False, True))
+        sizes = after - first
+        askers = torch.arange(len(sources)).repeat_interleave(sizes)
+        within = torch.arange(len(askers)) - (sizes.cumsum(0) - sizes)[askers]
+        return askers, self._order[first[askers] + within]
+
+    def _composed(self, source: list[int], numbers: list[int], most: int | None) -> list[int]:
+        read, end = source, source[-1]
+        for number in numbers:
+            if number < 0:
+                break
+            target = [token + self.shift for token in self.targets[number][:-1]]
+            longer = [*read, *self.sources[number][:-1], end, *target, end]
+            if most is not None and len(longer) > most:
+                break
+            read = longer
+        return read
+
+
+def _runs(texts: Ragged) -> tuple[Tensor, Tensor]:
+    """Every run of every text, once: hashes (M,) in ascending order, and the texts (M,) they are in."""
+    owners = texts.owners()
+    values = torch.full((len(owners) + len(texts),), -1, dtype=torch.long)  # -1: a beginning
+    values[torch.arange(len(owners)) + owners + 1] = texts.tokens.long()
+    owners = torch.arange(len(texts)).repeat_interleave(texts.lengths() + 1)
+    run, hashes, inside = mix(values), [mix(values)], [owners]
+    for length in range(2, LONGEST + 1):
+        run = mix(run[: len(values) - length + 1] + values[length - 1 :])
+        first, last = owners[: len(run)], owners[length - 1 :]
+        hashes.append(run[first == last])
+        inside.append(first[first == last])
+    found, order = torch.cat(hashes).sort(stable=True)
+    texts_of = torch.cat(inside)[order]
+    again = torch.zeros(len(found), dtype=torch.bool)
+    again[1:] = (found[1:] == found[:-1]) & (texts_of[1:] == texts_of[:-1])
+    return found[~again], texts_of[~again]
+
+
+def _whole(texts: Ragged) -> Tensor:
+    """(texts,) a hash of each as a whole."""
+    owners = texts.owners()
+    places = torch.arange(len(owners)) - (texts.ends - texts.lengths())[owners]
+    return torch.zeros(len(texts), dtype=torch.long).index_add_(0, owners, mix(mix(places) + texts.tokens.long()))

@@ -1,0 +1,62 @@
+"""Sources read beside their nearest training pairs, from the command to the texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from door import Run
+from test_pairs import SMALL
+
+from textwright.opening import load_pairs
+from textwright.text.bitext import open_bitext
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_a_run_reads_neighbours_everywhere_alike(run: Run, files: dict[str, Path], tmp_path: Path, model: str) -> None:
+    """In training, at the command line and where it was moved to: the same ids; and the verbs work."""
+    out, moved = tmp_path / "run", tmp_path / "moved"
+    words = ["train", files["train.tsv"], "--task", "convert", "--model", model, "--out", out, *SMALL[model]]
+    done = run(*words, "--steps", "6", "--set", "neighbours=2", "--set", "training.evaluations=2")
+    assert done.code == 0, done.err
+    data = open_bitext(out / "data")
+    first = next(line for line in done.out.splitlines() if line.startswith("first pair: "))
+    assert first.count("</s>") >= 6  # three sources, two targets, and the target's own end
+
+    again = run(*words, "--steps", "8", "--set", "neighbours=2", "--set", "training.evaluations=2")
+    assert "Going on after step 6" in again.out
+    other = run(*words, "--steps", "8", "--set", "neighbours=1")
+    other.fails("neighbours", "another --out")
+
+    (out / "data").rename(tmp_path / "gone")
+    out.rename(moved)
+    opened = load_pairs(moved)
+    source = data.valid.source.tokens[: int(data.valid.source.ends[0])].tolist()
+    own = source[: source.index(data.source_tokenizer.end)]
+    assert opened.source_ids(data.source_tokenizer.decode(own)) == source
+    assert len(source) > 2 * len(own)
+
+    result = run("convert", moved, "7321", "--alignments", "--json")
+    assert result.code == 0, result.err
+    names = json.loads(result.out)["outputs"][0]["alignment"]["source"]
+    assert names[:5] == ["7", "3", "2", "1", "</s>"]
+    assert names.count("</s>") == 5
+    assert run("selftest", moved).code == 0
+    assert run("evaluate", moved, "--pairs", files["test.digits"], files["test.words"]).code == 0
+
+
+def test_what_does_not_go_with_neighbours_is_refused(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", files["train.tsv"], "--task", "convert", "--out", out, *SMALL["transformer"], "--steps", "4"]
+    run(*words, "--set", "neighbours=1", "--set", "bpe_dropout=0.1").fails("bpe_dropout", "leave out one")
+    run(*words, "--set", "neighbours=-1").fails("neighbours")
+    assert not (out / "config.json").exists()
+    assert run(*words, "--set", "neighbours=1").code == 0
+    run("finetune", out, "--pairs", files["train.digits"], files["train.words"]).fails("neighbours")
+    run("export", out, tmp_path / "export").fails("neighbours")
+    plain = tmp_path / "plain"
+    assert run(*words[:5], plain, *words[6:]).code == 0
+    run("convert", out, "7", "--with", f"{plain}=0.5").fails("neighbours", "these two runs do not")
+    (out / "neighbours.safetensors").unlink()
+    run("convert", out, "7").fails("neighbours.safetensors")
