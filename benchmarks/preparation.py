@@ -1,7 +1,7 @@
 """How fast a text becomes token ids, and in how much memory, beside what the tokenizers library does on its own.
 
     python benchmarks/preparation.py            # a synthetic text of 0.2 GB, three rounds in turn
-    python benchmarks/preparation.py --gb 5     # one round, and a short training on it: the memory is what counts
+    python benchmarks/preparation.py --gb 5     # ours alone, and a short training: the memory counts
 
 Every contestant is a process of its own. The library reads the file in batches of lines, learns a vocabulary of 8,000
 pieces (BPE) from all of it, reads it again and encodes it; ours does that, splits the text and writes what it found.
@@ -113,7 +113,7 @@ def main() -> None:
         size = path.stat().st_size / 1e6
         found: dict[str, list[dict[str, float]]] = {}
         for _ in range(1 if large else 3):
-            for who in list(WORK)[: 3 if large else 2]:
+            for who in list(WORK)[2:] if large else list(WORK)[:2]:
                 found.setdefault(who, []).append(measured(who, path))
                 print(who, found[who][-1], flush=True)
     rows = []

@@ -142,11 +142,13 @@ class PairJob(Job):
         write_generation(out, PairGeneration(start=(end,), end=end, unseen=banned, growth=prepared.facts.growth))
 
     def describe(self) -> str:
-        train = self.data.train
+        train, count = self.data.train, self.config.neighbours
+        beside = f", each source beside its {f'{count} ' if count > 1 else ''}nearest of them" if count else ""
+        tokens = train.source.facts.tokens, train.target.facts.tokens
         return (
-            f"pairs: {train.pairs:,} to train on ({self.data.facts.report.text()}), {self.data.valid.pairs:,} to "
-            f"validate, {self.data.test.pairs:,} to test; {train.source.facts.tokens:,} source tokens, "
-            f"{train.target.facts.tokens:,} target tokens of {self.kinds}\n{self.audit()}"
+            f"pairs: {train.pairs:,} to train on ({self.data.facts.report.text()}){beside}, "
+            f"{self.data.valid.pairs:,} to validate, {self.data.test.pairs:,} to test; "
+            f"{tokens[0]:,} source tokens, {tokens[1]:,} target tokens of {self.kinds}\n{self.audit()}"
         )
 
     def audit(self) -> str:
@@ -172,6 +174,7 @@ class PairJob(Job):
             ("training pairs", train.pairs),
             ("left out", facts.report.text()),
             ("training targets, tokens", train.target.facts.tokens),
+            ("neighbours of a source", facts.neighbours),
             ("longest source, tokens", facts.longest_source),
             ("longest target, tokens", facts.longest_target),
         ]

@@ -6,6 +6,7 @@ RUN/generation.json     where unprompted text begins, and how it is sampled unle
 RUN/chat_template.jinja how a conversation is spelled, of some imported models
 RUN/model.safetensors   the best weights so far; with an adapter, the weights it is for
 RUN/adapter.safetensors the best adapter so far
+RUN/neighbours.safetensors  the training pairs, where sources are read beside the nearest of them
 RUN/report.html         one offline page
 RUN/data/               the text as token ids
 RUN/training/           the training state that a resume needs

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from textwright.models import GRUConfig, LSTMConfig, RNNConfig
+from textwright.models import GRUConfig, LSTMConfig, RNNConfig, draws
+from textwright.models.draws import random_bytes
 from textwright.models.layers import Dropout
 from textwright.models.rnn import RecurrentLM
 
@@ -110,3 +111,23 @@ def test_each_place_has_a_rate_of_its_own(name: str) -> None:
     assert [layer.dropped for layer in (model.input_dropout, model.dropout, model.output_dropout)] == [0, 128, 0]
     same = build(name, dropout=0.5)
     assert [layer.dropped for layer in (same.input_dropout, same.dropout, same.output_dropout)] == [128] * 3
+
+
+def test_random_bytes_are_uniform_independent_and_the_same_for_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over several stretches: chi-square of the byte values and of pairs of neighbours, 5 standard deviations."""
+    monkeypatch.setattr(draws, "STRETCH", 2**12)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        torch.manual_seed(3)
+        found.append(random_bytes(2**20 - 3, torch.device("cpu")))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    drawn = found[0].long()
+    pairs = (drawn[:-1] >> 4) * 16 + (drawn[1:] >> 4)
+    for values in (drawn, pairs, drawn[8:] ^ drawn[:-8], drawn[2**15 :] ^ drawn[: -(2**15)]):
+        expected = len(values) / 256
+        square = float(((torch.bincount(values, minlength=256) - expected) ** 2 / expected).sum())
+        assert abs(square - 255) < 5 * (2 * 255) ** 0.5
+    assert not torch.equal(found[0], random_bytes(2**20 - 3, torch.device("cpu")))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from textwright.models.draws import random_bytes
+
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (R or 1, T, 1, D / 2)
 
 
@@ -37,14 +39,19 @@ class Dropout(nn.Module):
             return x
         shape = (len(x), *[1] * (x.ndim - 2), x.shape[-1]) if self.locked else x.shape
         scale = torch.empty(shape, dtype=x.dtype, device=x.device)
-        draws = torch.empty((scale.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-        draws.random_(torch.iinfo(torch.int64).min, None)
-        kept = draws.view(torch.uint8)[: scale.numel()].view(shape)
+        kept = random_bytes(scale.numel(), x.device).view(shape)
         torch.ge(kept, self.dropped, out=scale)  # straight into x's type: multiplying by a bool tensor is slow
         return x * scale.mul_(256 / (256 - self.dropped))
 
     def extra_repr(self) -> str:
         return f"rate={self.dropped}/256" + ", locked" * self.locked
+
+
+def stream(x: Tensor) -> Tensor:
+    """What enters a stack of blocks, in the type that a surrounding autocast computes in: reading and writing the
+    residual stream in float32 costs a CPU more than the precision is worth."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class Position(nn.Module):

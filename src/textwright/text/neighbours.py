@@ -78,7 +78,7 @@ class Neighbours:
     def __init__(self, sources: Ragged, targets: Ragged, count: int, shift: int) -> None:
         self.sources, self.targets, self.count, self.shift = sources, targets, count, shift
         hashes, owners = _runs(sources)
-        known, sizes = torch.unique_consecutive(hashes, return_counts=True)  # type: ignore[no-untyped-call]
+        known, sizes = torch.unique_consecutive(hashes, return_counts=True)
         weights = (len(sources) / sizes).log()
         every = weights.repeat_interleave(sizes)
         self._length = torch.zeros(len(sources)).index_add_(0, owners, every).clamp(min=1e-6).sqrt()
