@@ -18,6 +18,7 @@ from textwright.pair_job import PairJob
 from textwright.preference_job import PreferenceJob
 from textwright.report import write_report
 from textwright.run import (
+    NEIGHBOURS,
     TASKS,
     TEMPLATE,
     WEIGHTS,
@@ -162,7 +163,7 @@ def _foreign(out: Path) -> None:
         return
     if not out.is_dir():
         raise ConfigError(f"{out} is a file: give a folder as --out")
-    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json", WEIGHTS, TEMPLATE}
+    begun = {RUN, "data", "tokenizer.json", "source_tokenizer.json", "generation.json", WEIGHTS, NEIGHBOURS, TEMPLATE}
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]

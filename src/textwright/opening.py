@@ -23,7 +23,7 @@ from textwright.run import (
 from textwright.run_model import load_model
 from textwright.text.bitext import shift_of
 from textwright.text.conversations import ChatTemplate
-from textwright.text.neighbours import Neighbours
+from textwright.text.neighbours import Neighbours, from_tensors
 from textwright.training import hardware
 from textwright.training.checkpoint import load_tensors
 from textwright.training.hardware import pick_device
@@ -57,7 +57,8 @@ def load(path: str | Path, device: str = "auto", *, apart: bool = False) -> Text
     model = load_model(folder, config, pick_device(device), apart=apart)
     known = None
     if beside:
-        known = Neighbours.of(load_tensors(folder / NEIGHBOURS), beside, shift_of(source_tokenizer, tokenizer))
+        pairs = from_tensors(load_tensors(folder / NEIGHBOURS), (source_tokenizer.size, tokenizer.size))
+        known = Neighbours(*pairs, beside, shift_of(source_tokenizer, tokenizer))
     generation = read_generation(folder, PairGeneration)
     return PairModel(model, source_tokenizer, tokenizer, generation, config, neighbours=known)
 

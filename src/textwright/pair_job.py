@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from textwright.text.batching import IGNORE, Batches
 from textwright.text.bitext import Bitext, PairPlan, known_pairs, open_bitext, prepare_pairs, raw_pairs, shift_of
 from textwright.text.buckets import Buckets, Sides
 from textwright.text.corpus import Progress, counted
+from textwright.text.neighbours import Neighbours, as_tensors
 from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
 from textwright.text.resegment import STRETCH, Resegmented, check_dropout
 from textwright.training.checkpoint import save_tensors, write_file
@@ -66,8 +67,6 @@ class PairJob(Job):
         self.epoch_tokens = self.data.train.target.facts.tokens
         self.kinds = _kinds(self.data)
         self.comparable = not (config.bpe_dropout or config.training.scheduled_sampling)
-        shift = shift_of(self.data.source_tokenizer, self.data.tokenizer)
-        self.neighbours = known_pairs(out / "data", config.neighbours, shift) if config.neighbours else None
         self.valid = items(config.task, raw_pairs(out / "data" / "valid"))
         language = config.language or guess_language(pair.target for pair in self.valid[:500])
         self.judges = judges(config.task, language, lowercase=config.lowercase)
@@ -130,9 +129,7 @@ class PairJob(Job):
         prepared.tokenizer.save(out / "tokenizer.json")
         prepared.source_tokenizer.save(out / "source_tokenizer.json")
         if config.neighbours:
-            shift = shift_of(prepared.source_tokenizer, prepared.tokenizer)
-            known = known_pairs(data, config.neighbours, shift)
-            write_file(out / NEIGHBOURS, partial(save_tensors, tensors=known.tensors()))
+            write_file(out / NEIGHBOURS, partial(save_tensors, tensors=as_tensors(*known_pairs(data))))
         if config.base is not None:
             _begin(Path(config.base), prepared, out)
             return
@@ -229,6 +226,12 @@ class PairJob(Job):
         ]
         return Measures([*facts, (f"{name} loss", round(loss, 4))], figures, sections)
 
+    @cached_property
+    def neighbours(self) -> Neighbours | None:
+        """Beside which sources are read."""
+        shift, count = shift_of(self.data.source_tokenizer, self.data.tokenizer), self.config.neighbours
+        return Neighbours(*known_pairs(self.out / "data"), count, shift) if count else None
+
     def _writer(self, model: LanguageModel) -> PairModel:
         data = self.data
         parts = data.source_tokenizer, data.tokenizer, self.generation, self.config
@@ -270,10 +273,11 @@ def _examples(pairs: Sequence[Pair], texts: Sequence[str]) -> Table:
 
 def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
     """Where the model looked, for a source of a handy length."""
-    handy = [pair.source for pair in pairs if 4 <= len(writer.source_ids(pair.source)) <= 24][:1]
-    if not handy or not writer.looks:
+    sources = (pair.source for pair in pairs if 4 <= writer.own(writer.source_ids(pair.source)) <= 24)
+    handy = next(sources, None)
+    if handy is None or not writer.looks:
         return []
-    for text in writer.write(handy, alignments=True):
+    for text in writer.write([handy], alignments=True):
         if (seen := text[0].alignment) is not None:
             title = "Where the model looked in the source (columns) for each token it wrote (rows)"
             return [alignment(seen.weights, seen.target, seen.source, title=title)]
@@ -311,6 +315,12 @@ def _check_fits(config: PairRun, data: Bitext) -> None:
         ("source", facts.longest_source, model.source_window, f"cut={model.source_window - 1 - before}"),
         ("target", facts.longest_target + given - 1, model.window, f"filters.max_target={model.window - given}"),
     ):
+        if longest > window and side == "source" and config.neighbours:
+            fewer = f"read fewer neighbours: --set neighbours={config.neighbours - 1}"
+            raise ConfigError(
+                f"the longest source has {longest} tokens with its neighbours, model.source_window is {window}: "
+                f"leave that out, or {fewer}"
+            )
         if longest > window:
             key = "source_window" if side == "source" else "window"
             ours = config.base is None

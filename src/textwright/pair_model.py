@@ -43,11 +43,13 @@ Progress = Callable[[int], None]  # (sources done)
 
 
 class Alignment(NamedTuple):
-    """Where the model looked: weights[t][s] is the share of source token s while it chose target token t."""
+    """Where the model looked: weights[t][s] is the share of source token s while it chose target token t. The first
+    `own` tokens are the source itself, its end included; after them stand its neighbours."""
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
+    own: int
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,10 @@ class PairModel:
         ids = [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
         return ids if self.neighbours is None else self.neighbours.beside([ids], self.model.source_window)[0]
 
+    def own(self, ids: Sequence[int]) -> int:
+        """How many of the ids of a source are its own, its end included; the others are its neighbours'."""
+        return len(ids) if self.neighbours is None else list(ids).index(self.source_tokenizer.end) + 1
+
     def framed(self, source: str) -> str:
         """The source with what the training put in front of every one of them."""
         prefixes = sorted({pairs.prefix for pairs in self.config.pairs})
@@ -296,11 +302,11 @@ class PairModel:
     def _request(
         self, plain: Request, source: list[int], room: float, longest: int | None, least: float, most: float | None
     ) -> Request:
-        usual = int(min(self.generation.growth * len(source) + 10, room))
-        cut = max(1, math.ceil(most * len(source))) if most is not None else longest or usual
-        return replace(
-            plain, max_new_tokens=cut, min_new_tokens=min(cut, math.ceil(least * len(source))), source=tuple(source)
-        )
+        read = self.own(source)
+        usual = int(min(self.generation.growth * read + 10, room))
+        cut = max(1, math.ceil(most * read)) if most is not None else longest or usual
+        fewest = min(cut, math.ceil(least * read))
+        return replace(plain, max_new_tokens=cut, min_new_tokens=fewest, source=tuple(source))
 
     def _rows(self, how: Decoding, n_best: int) -> int:
         """Rows that one source needs."""
@@ -350,8 +356,8 @@ class PairModel:
         surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
         begin = [""] * len(self.source_tokenizer.prefix)
         names = [*begin, *cut(surfaces, self.config), "</s>"][: len(ids)]
-        own = len(names)
-        names += source_names(self.source_tokenizer, self.tokenizer, ids[own:])
+        own = self.own(ids)
+        names += source_names(self.source_tokenizer, self.tokenizer, ids[len(names) :])
         aligned = []
         for text, rows in zip(texts, weights, strict=True):
             looked = rows[: len(text.tokens), : len(ids)]
@@ -364,7 +370,7 @@ class PairModel:
                 text = replace(text, text=self.tokenizer.decode(self._shown(text.tokens), spelled))
             target = tuple("</s>" if t == self.generation.end else self.tokenizer.decode([t]) for t in text.tokens)
             table = tuple(tuple(round(value, 4) for value in row) for row in looked.tolist())
-            aligned.append(replace(text, alignment=Alignment(tuple(names), target, table)))
+            aligned.append(replace(text, alignment=Alignment(tuple(names), target, table, own)))
         return aligned
 
     @torch.no_grad()

@@ -88,7 +88,7 @@ def _encdec(asked: Mapping[str, Any], situation: PairSituation, seconds: float) 
     """Three blocks a side, of the largest width that sees the pairs often enough in the time."""
     fits = [w for w in WIDTHS if _epochs(situation, w, seconds) >= EPOCHS and BLOCKS * w**2 < 20 * situation.tokens]
     width = asked.get("width") or (fits[-1] if fits else WIDTHS[0])
-    heads = asked.get("heads") or max(4, width // 64)
+    heads = asked.get("heads") or next((n for n in range(max(4, width // 64), 1, -1) if width % (2 * n) == 0), 1)
     return {
         "width": -(-width // (2 * heads)) * 2 * heads,  # whole heads of an even width
         "layers": 3,

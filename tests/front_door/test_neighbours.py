@@ -9,6 +9,7 @@ import pytest
 from door import Run
 from test_pairs import SMALL
 
+from textwright import plan_pairs
 from textwright.opening import load_pairs
 from textwright.text.bitext import open_bitext
 
@@ -39,9 +40,16 @@ def test_a_run_reads_neighbours_everywhere_alike(run: Run, files: dict[str, Path
 
     result = run("convert", moved, "7321", "--alignments", "--json")
     assert result.code == 0, result.err
-    names = json.loads(result.out)["outputs"][0]["alignment"]["source"]
+    seen = json.loads(result.out)["outputs"][0]["alignment"]
+    names = seen["source"]
     assert names[:5] == ["7", "3", "2", "1", "</s>"]
     assert names.count("</s>") == 5
+    assert seen["own"] == 5
+    pairs = run("convert", moved, "7321", "--alignments").out.split("\t")[-1].split()
+    assert all(int(pair.split("-")[0]) < 5 for pair in pairs)
+    ratios = ("--min-ratio", "1", "--max-ratio", "1", "--json")
+    least = json.loads(run("convert", moved, "7321", *ratios).out)
+    assert len(least["outputs"][0]["tokens"]) == 5  # of its own tokens, not of its neighbours'
     assert run("selftest", moved).code == 0
     assert run("evaluate", moved, "--pairs", files["test.digits"], files["test.words"]).code == 0
 
@@ -51,6 +59,11 @@ def test_what_does_not_go_with_neighbours_is_refused(run: Run, files: dict[str, 
     words = ["train", files["train.tsv"], "--task", "convert", "--out", out, *SMALL["transformer"], "--steps", "4"]
     run(*words, "--set", "neighbours=1", "--set", "bpe_dropout=0.1").fails("bpe_dropout", "leave out one")
     run(*words, "--set", "neighbours=-1").fails("neighbours")
+    narrow = ("--set", "neighbours=2", "--set", "model.source_window=8")
+    run(*words, *narrow).fails("with its neighbours", "--set neighbours=1")
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"turns": ["hello", "hi", "how are you"]}\n' * 40, encoding="utf-8")
+    run("train", "--task", "chat", chats, "--out", tmp_path / "talk", "--set", "neighbours=1").fails("dialogue")
     assert not (out / "config.json").exists()
     assert run(*words, "--set", "neighbours=1").code == 0
     run("finetune", out, "--pairs", files["train.digits"], files["train.words"]).fails("neighbours")
@@ -58,5 +71,13 @@ def test_what_does_not_go_with_neighbours_is_refused(run: Run, files: dict[str, 
     plain = tmp_path / "plain"
     assert run(*words[:5], plain, *words[6:]).code == 0
     run("convert", out, "7", "--with", f"{plain}=0.5").fails("neighbours", "these two runs do not")
+    (out / "neighbours.safetensors").write_bytes((out / "model.safetensors").read_bytes())
+    run("convert", out, "7").fails("neighbours are damaged")
     (out / "neighbours.safetensors").unlink()
     run("convert", out, "7").fails("neighbours.safetensors")
+
+
+@pytest.mark.parametrize("width", [64, 100, 128, 352, 400])
+def test_heads_follow_the_width_that_is_asked_for(width: int) -> None:
+    asked = {"task": "convert", "pairs": [{"path": "a.tsv"}], "model": {"width": width}}
+    plan_pairs.check({**asked, "training": {"budget": {"minutes": 600.0}}})

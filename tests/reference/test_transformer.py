@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from textwright.models import TransformerConfig
 from textwright.models.attention import attend, hidden_after, weights
-from textwright.models.layers import Dropout, RelativePosition
+from textwright.models.layers import Dropout, RelativePosition, RMSNorm
 
 VOCAB, ROWS, TIME = 11, 2, 7
 
@@ -197,3 +197,26 @@ def copy_to_gpt2(model: torch.nn.Module, theirs: torch.nn.Module) -> None:
         for ours, other in pairs:  # GPT-2's "Conv1D" stores the transposed weight
             other.weight.copy_(ours.weight.T if ours.weight.ndim == 2 else ours.weight)
             other.bias.copy_(ours.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_root_mean_square_norm_keeps_the_type_of_the_stream(dtype: torch.dtype) -> None:
+    """Gains stay float32 while the stream may be bfloat16: no warning, and the formula."""
+    norm = RMSNorm(8, 1e-6)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(3, 8).to(dtype)
+    y = norm(x)
+    assert y.dtype == dtype
+    want = x.float() / (x.float().square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+    torch.testing.assert_close(y.float(), want, atol=0.05 if dtype == torch.bfloat16 else 1e-5, rtol=1e-2)
+
+
+def test_the_stream_has_the_type_of_autocast() -> None:
+    config = TransformerConfig(vocab=11, width=16, layers=2, heads=2, window=8, norm="rmsnorm", qk_norm=True)
+    model, tokens, seen = config.build(), torch.randint(0, 11, (2, 6)), []
+    model.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    want = model(tokens).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model(tokens).logits
+    assert seen == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(got.float(), want, atol=0.02, rtol=0.05)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textwright.errors import CheckpointError
 from textwright.text import neighbours
-from textwright.text.neighbours import LONGEST, Neighbours, Ragged
+from textwright.text.neighbours import LONGEST, Neighbours, Ragged, as_tensors, from_tensors
 
 END = 9
 TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7).map(lambda ids: [*ids, END]), min_size=2)
@@ -67,7 +69,7 @@ def test_a_known_source_is_not_its_own_neighbour_even_where_it_stands_twice() ->
     assert index.nearest(Ragged.of(sources[:2])).tolist() == [[2], [2]]
 
 
-def test_parts_change_nothing(monkeypatch) -> None:
+def test_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     texts = [[*torch.randint(0, 4, (int(n),)).tolist(), END] for n in torch.randint(1, 8, (40,))]
     index = Neighbours(Ragged.of(texts), Ragged.of(texts), 2, 0)
@@ -76,7 +78,7 @@ def test_parts_change_nothing(monkeypatch) -> None:
     assert index.beside(texts) == whole
 
 
-def test_too_common_runs_are_not_looked_up_and_others_still_are(monkeypatch) -> None:
+def test_too_common_runs_are_not_looked_up_and_others_still_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "COMMON", 1)
     sources = [[1, 2, END], [1, 3, END], [1, 4, END]]
     index = Neighbours(Ragged.of(sources), Ragged.of(sources), 1, 0)
@@ -89,3 +91,26 @@ def test_equal_indices_are_told_from_others() -> None:
     assert Neighbours(texts, texts, 1, 0).same(Neighbours(texts, texts, 1, 0))
     assert not Neighbours(texts, texts, 1, 0).same(Neighbours(texts, texts, 2, 0))
     assert not Neighbours(texts, texts, 1, 0).same(Neighbours(texts, others, 1, 0))
+
+
+def test_where_every_run_is_common_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "COMMON", 1)
+    sources = Ragged.of([[1, END], [1, END], [2, END], [2, END]])
+    assert Neighbours(sources, sources, 1, 0).nearest(Ragged.of([[1, END], [3, END]])).tolist() == [[-1], [-1]]
+
+
+def test_stored_pairs_come_back_and_others_are_refused() -> None:
+    sources, targets = Ragged.of([[1, END], [2, 3, END]]), Ragged.of([[4, 5], [4, 5]])
+    stored = as_tensors(sources, targets)
+    again = from_tensors(stored, (10, 6))
+    assert [again[0][1], again[1][1]] == [[2, 3, END], [4, 5]]
+    damaged = [
+        {"weight": torch.zeros(3)},
+        {**stored, "targets.ends": torch.tensor([2])},
+        {**stored, "sources.ends": torch.tensor([5, 2])},
+        {**stored, "sources.tokens": torch.tensor([1, END, 2, 30, END])},
+        {**stored, "sources.ends": torch.zeros(0, dtype=torch.long)},
+    ]
+    for tensors in damaged:
+        with pytest.raises(CheckpointError, match="neighbours are damaged"):
+            from_tensors(tensors, (10, 6))

@@ -105,7 +105,7 @@ def plain(groups: Sequence[list[Written]], printing: Printing) -> Iterator[str]:
             fields = [text.text.replace("\n", " ").replace("\t", " ")]
             fields += [f"{text.score:.4f}"] if printing.scores else []
             if printing.alignments:
-                rows = text.alignment.weights if text.alignment else ()
+                rows = [row[: text.alignment.own] for row in text.alignment.weights] if text.alignment else []
                 best = [max(range(len(row)), key=row.__getitem__) for row in rows]
                 fields.append(" ".join(f"{source}-{target}" for target, source in enumerate(best)))
             yield "\t".join(fields)

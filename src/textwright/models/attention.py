@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from textwright.models.layers import Dropout, Rotation, rotate
+from textwright.models.layers import Dropout, RMSNorm, Rotation, rotate
 
 SHORT = 512  # tokens up to which a CPU attends by plain matrix products
 
@@ -119,8 +119,8 @@ class SelfAttention(nn.Module):
         heads = self.heads + 2 * self.kv_heads
         self.qkv = nn.Linear(width, heads * self.head_width, bias if qkv_bias is None else qkv_bias)
         self.out = nn.Linear(self.heads * self.head_width, width, bias)
-        self.q_norm = None if epsilon is None else nn.RMSNorm(self.head_width, epsilon)
-        self.k_norm = None if epsilon is None else nn.RMSNorm(self.head_width, epsilon)
+        self.q_norm = None if epsilon is None else RMSNorm(self.head_width, epsilon)
+        self.k_norm = None if epsilon is None else RMSNorm(self.head_width, epsilon)
         self.dropout = Dropout(dropout)
 
     def project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:

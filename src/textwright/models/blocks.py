@@ -27,6 +27,7 @@ from textwright.models.layers import (
     LearnedPosition,
     Position,
     RelativePosition,
+    RMSNorm,
     RotaryPosition,
     Rotation,
     SinusoidalPosition,
@@ -87,7 +88,7 @@ class BlockConfig(BaseConfig):
     def make_norm(self) -> nn.Module:
         if self.norm == "layernorm":
             return nn.LayerNorm(self.width, self.epsilon, bias=self.bias)
-        return nn.RMSNorm(self.width, self.epsilon)
+        return RMSNorm(self.width, self.epsilon)
 
     def make_feed_forward(self) -> nn.Module:
         inner = self.inner or 4 * self.width

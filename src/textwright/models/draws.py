@@ -23,7 +23,7 @@ def random_bytes(count: int, device: torch.device) -> Tensor:
     if device.type != "cpu" or len(draws) <= STRETCH:
         draws.random_(LOWEST, None)
     else:
-        stretches = draws.split(STRETCH)
+        stretches = torch.split(draws, STRETCH)
         seeds = torch.empty(len(stretches), dtype=torch.int64).random_().tolist()
         list(_threads(torch.get_num_threads()).map(_draw, stretches, seeds))
     return draws.view(torch.uint8)[:count]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from textwright.models.draws import random_bytes
@@ -52,6 +53,14 @@ def stream(x: Tensor) -> Tensor:
     residual stream in float32 costs a CPU more than the precision is worth."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class RMSNorm(nn.RMSNorm):
+    """x ÷ √(mean of x² + ε) · g (Zhang and Sennrich 2019, eq. 4); the gains g are read in the type of x, as torch's
+    fused kernel asks for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Position(nn.Module):

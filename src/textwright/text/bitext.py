@@ -24,6 +24,7 @@ from textwright.text.buckets import Sides
 from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, writing
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
 from textwright.text.neighbours import Neighbours, Ragged
+from textwright.text.pair_source import files_of, kind_of
 from textwright.text.pairs import Pair, PairSource, read_pairs
 from textwright.text.segmenters import is_unspaced
 from textwright.text.sides import characters
@@ -90,6 +91,9 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
     Raises:
         DataError: a file cannot be read, nothing is left, or the sides of two splits are mixed up.
     """
+    dialogues = [source.path for source in plan.train if kind_of(source, files_of(source.path)[0]) == "dialogue"]
+    if plan.neighbours and dialogues:
+        raise ConfigError(f"{dialogues[0]}: the turns of a dialogue are each other's neighbours: leave out neighbours")
     splits = _splits(plan, progress)
     check_sides(splits[0], splits[1], plan.valid)
     check_sides(splits[0], splits[2], plan.test)
@@ -111,7 +115,7 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
         report=written[0].report,
         longest_source=longest_source,
         longest_target=max(split.longest_target for split in written),
-        growth=_growth(train),
+        growth=_growth(open_sides(folder / "train")),
         longer_side=int(torch.maximum(*train.lengths()).sum()),
         neighbours=plan.neighbours,
     )
@@ -147,10 +151,10 @@ def shift_of(source_tokenizer: Tokenizer, tokenizer: Tokenizer) -> int:
     return 0 if source_tokenizer.same(tokenizer) else source_tokenizer.size
 
 
-def known_pairs(folder: Path, count: int, shift: int) -> Neighbours:
-    """The training pairs of prepared ones, as neighbours."""
-    sources, targets = (Ragged(side.tokens, side.ends) for side in open_sides(folder / "train"))
-    return Neighbours(sources, targets, count, shift)
+def known_pairs(folder: Path) -> tuple[Ragged, Ragged]:
+    """Sources and targets that were prepared for training."""
+    source, target = open_sides(folder / "train")
+    return Ragged(source.tokens, source.ends), Ragged(target.tokens, target.ends)
 
 
 def raw_pairs(folder: Path) -> list[Pair]:
@@ -296,7 +300,7 @@ def _write(
 def _put_beside(folder: Path, count: int, source_tokenizer: Tokenizer, tokenizer: Tokenizer, progress: Progress) -> int:
     """Write every split's sources beside their neighbours; the length of the longest."""
     shift = shift_of(source_tokenizer, tokenizer)
-    known, longest, done = known_pairs(folder, count, shift), 0, 0
+    known, longest, done = Neighbours(*known_pairs(folder), count, shift), 0, 0
     for name in ("train", "valid", "test"):
         corpus = open_corpus(folder / name / "source")
         sources = Ragged(corpus.tokens, corpus.ends)

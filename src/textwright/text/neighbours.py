@@ -12,6 +12,7 @@ How alike two sources are is told by the runs of tokens that they share, rare on
 over all runs g of up to six tokens, where the beginning and the end of a source count as tokens. The second neighbour
 is the one that is most like what the first one does not share with the source, and so on: *reinvesting* is read beside
 *reinvest* and *vesting*. A source that is itself among the pairs is never its own neighbour, in training as in use.
+All are compared with all: a hundred thousand short pairs take minutes, a million hours.
 
 Axes: D texts that are known, B texts that are asked for, M (run, text) entries.
 """
@@ -24,11 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from textwright.errors import CheckpointError
 from textwright.noise import mix
 
 LONGEST = 6  # tokens of a run
 COMMON = 3000  # texts with a run from which on it is too common to be looked up
-SCORES = 2**23  # likenesses computed at once
+SCORES = 2**23  # likenesses computed, and entries looked up, at once
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,9 @@ class Neighbours:
         self._starts = self._sizes.cumsum(0) - self._sizes
         self._wholes, self._order = _whole(sources).sort()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What makes it again."""
-        sides = {"sources": self.sources, "targets": self.targets}
-        tokens = {f"{name}.tokens": side.tokens.int() for name, side in sides.items()}
-        return tokens | {f"{name}.ends": side.ends for name, side in sides.items()}
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], count: int, shift: int) -> Neighbours:
-        """From what `tensors` gave."""
-        sides = [Ragged(tensors[f"{name}.tokens"], tensors[f"{name}.ends"]) for name in ("sources", "targets")]
-        return cls(sides[0], sides[1], count, shift)
-
     def same(self, other: Neighbours) -> bool:
         """Every source is read beside the same texts."""
-        own, theirs = self.tensors(), other.tensors()
+        own, theirs = (as_tensors(index.sources, index.targets) for index in (self, other))
         return self.count == other.count and all(torch.equal(own[name], theirs[name]) for name in own)
 
     def beside(self, sources: Sequence[Sequence[int]], most: int | None = None) -> list[list[int]]:
@@ -133,15 +123,20 @@ class Neighbours:
 
     def _likeness(self, hashes: Tensor, askers: Tensor, count: int) -> Tensor:
         """(B, D) from the runs (M,) of the texts (M,)."""
+        sums = torch.zeros(count * len(self.sources))
+        if not len(self._known):
+            return sums.view(count, -1)
         places = torch.searchsorted(self._known, hashes).clamp(max=len(self._known) - 1)
         hit = self._known[places] == hashes
         places, askers = places[hit], askers[hit]
-        sizes = self._sizes[places]
-        rows = torch.arange(len(places)).repeat_interleave(sizes)
-        within = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
-        owners = self._owners[self._starts[places][rows] + within]
-        sums = torch.zeros(count * len(self.sources))
-        sums.index_add_(0, askers[rows] * len(self.sources) + owners, self._weights[places][rows])
+        _, sizes = torch.unique_consecutive(self._sizes[places].cumsum(0) // SCORES, return_counts=True)
+        parts = sizes.tolist()
+        for here, who in zip(torch.split(places, parts), torch.split(askers, parts), strict=True):
+            sizes = self._sizes[here]
+            rows = torch.arange(len(here)).repeat_interleave(sizes)
+            within = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
+            owners = self._owners[self._starts[here][rows] + within]
+            sums.index_add_(0, who[rows] * len(self.sources) + owners, self._weights[here][rows])
         return sums.view(count, -1) / self._length
 
     def _themselves(self, sources: Ragged) -> tuple[Tensor, Tensor]:
@@ -164,6 +159,33 @@ class Neighbours:
                 break
             read = longer
         return read
+
+
+def as_tensors(sources: Ragged, targets: Ragged) -> dict[str, Tensor]:
+    """Pairs as they are stored."""
+    sides = {"sources": sources, "targets": targets}
+    tokens = {f"{name}.tokens": side.tokens.int() for name, side in sides.items()}
+    return tokens | {f"{name}.ends": side.ends for name, side in sides.items()}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], vocabularies: tuple[int, int]) -> tuple[Ragged, Ragged]:
+    """The inverse of `as_tensors`, for vocabularies of so many ids.
+
+    Raises:
+        CheckpointError: the tensors are no such pairs.
+    """
+    try:
+        names = "sources", "targets"
+        sources, targets = (Ragged(tensors[f"{name}.tokens"], tensors[f"{name}.ends"]) for name in names)
+        for side, vocabulary in ((sources, vocabularies[0]), (targets, vocabularies[1])):
+            whole = int(side.ends[-1]) == len(side.tokens) and int(side.lengths().min()) > 0
+            if not whole or not 0 <= int(side.tokens.min()) <= int(side.tokens.max()) < vocabulary:
+                raise ValueError
+        if len(sources) != len(targets):
+            raise ValueError
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        raise CheckpointError("the stored neighbours are damaged or another run's: restore them from a copy") from None
+    return sources, targets
 
 
 def _runs(texts: Ragged) -> tuple[Tensor, Tensor]:
