@@ -75,6 +75,8 @@ def parsed(asked: Mapping[str, Any]) -> PairRun:
     model, training = (part if isinstance(part := asked.get(key), Mapping) else {} for key in ("model", "training"))
     family, heads = model.get("family", "encdec"), model.get("heads", 4)
     width = {"width": 64 * heads} if isinstance(heads, int) and heads > 0 else {}
+    if family == "encdec" and "heads" not in model and isinstance(model.get("width"), int):
+        width = {"heads": _heads(model["width"])}
     budget = {} if training.get("budget") else {"minutes": 3.0}
     kinds = {"optimizer": {"kind": "muon"}, "schedule": {"kind": "cosine"}, "averaging": {"kind": "none"}}
     neutral = {
@@ -88,7 +90,7 @@ def _encdec(asked: Mapping[str, Any], situation: PairSituation, seconds: float) 
     """Three blocks a side, of the largest width that sees the pairs often enough in the time."""
     fits = [w for w in WIDTHS if _epochs(situation, w, seconds) >= EPOCHS and BLOCKS * w**2 < 20 * situation.tokens]
     width = asked.get("width") or (fits[-1] if fits else WIDTHS[0])
-    heads = asked.get("heads") or next((n for n in range(max(4, width // 64), 1, -1) if width % (2 * n) == 0), 1)
+    heads = asked.get("heads") or _heads(width)
     return {
         "width": -(-width // (2 * heads)) * 2 * heads,  # whole heads of an even width
         "layers": 3,
@@ -96,6 +98,11 @@ def _encdec(asked: Mapping[str, Any], situation: PairSituation, seconds: float) 
         "window": _window(situation.longest_target),
         "source_window": _window(situation.longest_source),
     }
+
+
+def _heads(width: int) -> int:
+    """The most heads, of 64 or more but at least four if they fit, that share a width in whole and even parts."""
+    return next((heads for heads in range(max(4, width // 64), 1, -1) if width % (2 * heads) == 0), 1)
 
 
 def _epochs(situation: PairSituation, width: int, seconds: float) -> float:
