@@ -18,6 +18,7 @@ from textwright.models.encdec import TransformerEncoderDecoder
 from textwright.models.pretrained import PretrainedLM
 from textwright.models.pretrained_pairs import PretrainedPairs
 from textwright.models.rnn import RecurrentLM
+from textwright.models.seq2seq import Seq2Seq
 from textwright.models.transformer import TransformerLM
 from textwright.opening import as_writer, load
 from textwright.pair_model import PairModel
@@ -201,7 +202,10 @@ def export_onnx(run: Path, out: Path) -> Parity:
     """
     if out.exists():
         raise ConfigError(f"{out} exists: give another folder")
-    model = as_writer(_opened(run), run)
+    opened = _opened(run)
+    if isinstance(opened.model, Seq2Seq):  # torch's exporter fixes the length that a recurrent layer reads
+        raise CheckpointError(f"{run} is a recurrent encoder-decoder, whose encoder no ONNX file holds for any length")
+    model = as_writer(opened, run)
     network, tokenizer = model.model, model.tokenizer
     if not isinstance(network, RecurrentLM):
         raise CheckpointError(
