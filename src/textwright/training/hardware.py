@@ -74,8 +74,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512) -> fl
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Matrix products and the residual stream of a Transformer in bfloat16 where that was chosen; master weights, states,
-    and losses stay float32."""
+    """Matrix products, and the residual stream of a Transformer, in bfloat16 where that was chosen; master weights and
+    losses stay float32."""
     if precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
