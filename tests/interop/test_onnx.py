@@ -28,7 +28,7 @@ def build(family: str, seed: int) -> RecurrentLM:
     model = FAMILIES[family].build().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)  # so that a wrong gate shows
+            parameter.mul_(2)  # so that a wrong gate shows, and rounding does not grow to more than it is
     return model
 
 
