@@ -12,7 +12,7 @@ How alike two sources are is told by the runs of tokens that they share, rare on
 over all runs g of up to six tokens, where the beginning and the end of a source count as tokens. The second neighbour
 is the one that is most like what the first one does not share with the source, and so on: *reinvesting* is read beside
 *reinvest* and *vesting*. A source that is itself among the pairs is never its own neighbour, in training as in use.
-All are compared with all: a hundred thousand short pairs take minutes, a million hours.
+All are compared with all, so the time grows with the square of the number of pairs.
 
 Axes: D texts that are known, B texts that are asked for, M (run, text) entries.
 """
