@@ -119,7 +119,7 @@ class PairModel:
         progress: Progress | None = None,
         **options: Any,
     ) -> list[list[Written]]:
-        """The `n_best` texts for every source, best first.
+        """The `n_best` texts for every source, best first; or greedy `alternatives`, as many as there are.
 
         Args:
             sources: raw texts, none of them empty. What the training put in front of every source is added.
@@ -275,7 +275,10 @@ class PairModel:
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)
         if n_best < 1 or (n_best > 1 and strategy not in ("beam", "sample")):
-            raise ConfigError(f"strategy {strategy} writes one text for a source, got n_best {n_best}")
+            raise ConfigError(
+                f"strategy {strategy} writes one text for a source, got n_best {n_best}"
+                + (f"; for others, --alternatives {n_best}" if strategy == "greedy" and not how.alternatives else "")
+            )
         if strategy == "beam" and n_best > how.beam.beams:
             if "beams" in options:
                 raise ConfigError(
@@ -311,7 +314,7 @@ class PairModel:
     def _rows(self, how: Decoding, n_best: int) -> int:
         """Rows that one source needs."""
         return {"beam": how.beam.beams, "mbr": how.samples, "contrastive": how.contrastive.candidates}.get(
-            how.strategy, n_best
+            how.strategy, how.alternatives or n_best
         )
 
     def _batches(self, ids: list[list[int]], rows: int) -> Iterator[list[int]]:
@@ -325,8 +328,9 @@ class PairModel:
         count = {"sample": n, "mbr": how.samples}.get(how.strategy, 1)
         several = [replace(request, seed=request.seed + k) for request in requests for k in range(count)]
         found = decode(self.network, several, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
-        if how.strategy == "beam":
-            return [[self._written(result, how) for result in results[:n]] for results in found]
+        if how.strategy == "beam" or how.alternatives:
+            most = how.alternatives or n
+            return [[self._written(result, how) for result in results[:most]] for results in found]
         drawn = how.strategy in ("sample", "mbr")
         texts = [
             self._written(result, how, request.seed if drawn else None)

@@ -106,7 +106,7 @@ class TextModel:
         Args:
             prompt: may be empty: then the text begins as the training texts did. Token ids are read as they are.
             strategy: one of `decoding.STRATEGIES`; "sample" unless the preset says otherwise. Of a beam search, the n
-                best texts, best first.
+                best texts, best first; of greedy `alternatives`, those after the likeliest first tokens.
             preset: one of `presets.PRESETS`; without one, a sample is drawn by the run's own.
             seed: of the first text, the next one has seed + 1; None draws one. The same seed gives the same text.
             draft: a smaller run with the same tokenizer, which guesses; changes the speed, not the text.
@@ -124,10 +124,11 @@ class TextModel:
         )
         if how.strategy == "mbr":
             return self._least_risk(how, requests, stop)
-        if how.strategy == "beam":
+        if how.strategy == "beam" or how.alternatives:
             (results,) = decode(self.network, requests[:1], self.generation.end, how, banned=self.generation.unseen)
             drawn = requests[0].seed if how.beam.draw else None
-            return [self._text(requests[0], result, stop, drawn) for result in results[:n]]
+            count = how.alternatives or n
+            return [self._text(requests[0], result, stop, drawn) for result in results[:count]]
         streams = [TextStream(self.tokenizer, request, stop) for request in requests]
         for event in self._events(requests, how):
             streams[event.request].feed(event)
@@ -153,6 +154,8 @@ class TextModel:
         )
         if how.strategy in ("beam", "mbr"):
             raise ConfigError(f"strategy {how.strategy} knows its text only at the end: leave out --stream, or sample")
+        if how.alternatives:
+            raise ConfigError("alternatives are shown whole: leave out --stream")
         streams = [TextStream(self.tokenizer, request, stop) for request in requests]
         for event in self._events(requests, how):
             part = streams[event.request].feed(event)
@@ -314,7 +317,10 @@ class TextModel:
                 f"got n {n}, minimum {min_new_tokens}, maximum {longest}"
             )
         if n > 1 and strategy in ("greedy", "contrastive"):
-            raise ConfigError(f"strategy {strategy} writes one text: use --strategy sample or beam for several")
+            raise ConfigError(
+                f"strategy {strategy} writes one text: use --strategy sample or beam for several"
+                + (f", or greedy with --alternatives {n}" if strategy == "greedy" and not how.alternatives else "")
+            )
         if strategy == "beam" and n > how.beam.beams:
             if "beams" in asked:
                 raise ConfigError(f"{n} texts need at least {n} beams, got {how.beam.beams}: --beams {n}")
@@ -364,10 +370,12 @@ class TextModel:
         return [group[least_risk([text.text for text in group])] for group in groups]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str], seed: int | None) -> Text:
-        stream = TextStream(self.tokenizer, request, stop)
-        for token in result.tokens[:-1]:
-            stream.feed(Event(0, token, 0.0, None))
-        stream.feed(Event(0, result.tokens[-1], result.logprob, result.finish))
+        stream, last = TextStream(self.tokenizer, request, stop), len(result.tokens) - 1
+        # A search knows only the sum.
+        logprobs = result.logprobs or (*[0.0] * last, result.logprob)
+        for place, (token, logprob) in enumerate(zip(result.tokens, logprobs, strict=True)):
+            top = result.tops[place] if result.tops else ()
+            stream.feed(Event(0, token, logprob, result.finish if place == last else None, top))
         return stream.result(seed)
 
 

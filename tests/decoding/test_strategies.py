@@ -11,12 +11,15 @@ import torch
 
 from textwright.decoding import Request, Result, Sampling
 from textwright.decoding.beam import Beam
+from textwright.decoding.constraints import Choices
 from textwright.decoding.contrastive import Contrastive
 from textwright.decoding.processors import ORDER
+from textwright.decoding.steering import Steering
 from textwright.decoding.strategies import OPTIONS, STRATEGIES, check_options, decode, decoding
 from textwright.decoding.table import markdown
 from textwright.errors import ConfigError
 from textwright.models import EncoderDecoderConfig, GRUConfig, LanguageModel, Seq2SeqConfig, TransformerConfig
+from textwright.models.base import Source
 
 VOCAB, END = 9, 0
 SHAPES: dict[str, Any] = {
@@ -75,6 +78,7 @@ STRONG: dict[str, tuple[Any, dict[str, Any]]] = {
     "candidates": (9, {"contrast": 0.9}),
     "contrast": (0.0, {}),
     "samples": (3, {}),
+    "alternatives": (3, {}),
 }
 SAME = {"lookup", "draft", "draft_length"}  # they change the speed, and nothing else
 RUNNING = {"max_seconds", "top_logprobs"}  # tested with the engine: they are options of the request
@@ -178,6 +182,8 @@ def test_guessing_is_refused_where_it_cannot_be(strategy: str) -> None:
         ("greedy", {"beams": 3}, "it belongs to --strategy beam"),
         ("sample", {"samples": 4}, "it belongs to --strategy mbr"),
         ("mbr", {"samples": 1}, "at least 2"),
+        ("greedy", {"alternatives": 1}, "at least 2"),
+        ("sample", {"alternatives": 3}, "it belongs to --strategy greedy"),
         ("sample", {"lookup": True, "draft": True}, "leave out one of them"),
         ("sample", {"draft_length": 3}, "does nothing without draft or lookup"),
     ],
@@ -185,6 +191,45 @@ def test_guessing_is_refused_where_it_cannot_be(strategy: str) -> None:
 def test_what_makes_no_sense(strategy: str, asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         decoding(strategy, asked, {}, made("gru") if "draft" in asked else None)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("family", SHAPES)
+def test_alternatives_are_greedy_texts_after_each_likely_token(family: str, place: int) -> None:
+    """The naive way: the likeliest tokens at the place by a softmax over the whole text, each forced, then greedy."""
+    model = made(family, 0.4, 1.0)
+    source = (1, 4, 7, 7, 2) if family in ("seq2seq", "encdec") else None
+    prompt, begun, banned = (1, 2, 1), (3, 5)[:place], 4
+    how = decoding("greedy", {"alternatives": 4, "no_repeat_ngram": 2}, {})
+    steering = Steering(forced=tuple(enumerate(begun)), sequences=(((6,), float("-inf")),))
+    request = Request(prompt, how.sampling, max_new_tokens=9, source=source, steering=steering)
+    (found,) = decode(model, [request], END, how, banned=(banned,))
+    with torch.no_grad():
+        read = None if source is None else Source(torch.tensor([source]), torch.tensor([len(source)]))
+        after = model(torch.tensor([[*prompt, *begun]]), None, model.begin(1, read)).logits[0, -1].log_softmax(-1)
+    never = {banned, 6} | ({2} if place == 0 else set())  # after 1 stood a 2 before
+    order = [token for token in after.argsort(descending=True).tolist() if token not in never][:4]
+    assert [result.tokens[place] for result in found] == order
+    plain = decoding("greedy", {"no_repeat_ngram": 2}, {})
+    for token, result in zip(order, found, strict=True):
+        forced = replace(steering, forced=(*steering.forced, (place, token)))
+        ((alone,),) = decode(model, [replace(request, steering=forced)], END, plain, banned=(banned,))
+        assert (result.tokens, result.finish) == (alone.tokens, alone.finish)
+        assert result.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        assert result.logprobs[place] == pytest.approx(float(after[token]), abs=1e-4)
+    assert any(token == END for token in order) == any(len(result.tokens) == place + 1 for result in found)
+
+
+def test_fewer_alternatives_where_no_more_are_allowed() -> None:
+    model, how = made("transformer"), decoding("greedy", {"alternatives": 5}, {})
+    pieces = [b"", *(bytes([ord("a") + token]) for token in range(1, VOCAB))]
+    constraint = Choices(["de", "dff", "h"], pieces, END)
+    request = Request((1, 2), how.sampling, max_new_tokens=6, constraint=constraint)
+    (found,) = decode(model, [request], END, how)
+    assert {result.tokens[0] for result in found} == {3, 7} and len(found) == 2
+    whole = replace(request, constraint=None, max_new_tokens=2, steering=Steering(forced=((0, 3), (1, 4))))
+    (found,) = decode(model, [whole], END, how)
+    assert [result.tokens for result in found] == [(3, 4)]
 
 
 def test_a_preset_gives_what_the_strategy_uses() -> None:

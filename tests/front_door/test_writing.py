@@ -95,6 +95,26 @@ def test_log_probabilities_are_the_models(run: Run, trained: dict[str, Path]) ->
     run("generate", trained["lstm"], "--top-logprobs", "3").fails("--json")
 
 
+def test_alternatives_are_written_to_their_end(run: Run, trained: dict[str, Path], spoken: Path) -> None:
+    asked = (trained["lstm"], "--strategy", "greedy", "--prompt", "The", "--max-new-tokens", "6")
+    texts = outputs(run, *asked, "--alternatives", "3", "--top-logprobs", "3")
+    assert [text["text"][0] for text in texts] == list(texts[0]["top_logprobs"][0])
+    assert texts[0]["tokens"] == outputs(run, *asked)[0]["tokens"]
+    for text in texts:
+        (after,) = outputs(run, *asked[:3], "--prompt", "The" + text["text"][0], "--max-new-tokens", "5")
+        assert text["text"][1:] == after["text"]
+        assert sum(text["logprobs"]) == pytest.approx(text["logprob"])
+    shown = run("generate", *asked, "--alternatives", "3").out
+    assert [line for line in shown.splitlines() if line.startswith("--- ")][2].startswith("--- 3 (log-probability")
+    run("generate", *asked[:1], "--alternatives", "3").fails("it belongs to --strategy greedy")
+    run("generate", *asked, "--alternatives", "3", "--n", "2").fails("writes one text")
+    run("generate", *asked, "--n", "2").fails("--alternatives 2")
+    run("generate", *asked, "--alternatives", "3", "--stream").fails("leave out --stream")
+    words = run("convert", spoken, "64", "--strategy", "greedy", "--alternatives", "3", "--prefix", "sixty ").out
+    assert len(set(words.splitlines())) == 3 and all(line.startswith("sixty ") for line in words.splitlines())
+    run("convert", spoken, "64", "--strategy", "greedy", "--n-best", "2").fails("--alternatives 2")
+
+
 def test_what_is_avoided_never_stands_there(run: Run, trained: dict[str, Path]) -> None:
     for strategy in ("sample", "beam"):
         for text in outputs(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAMED = (
     *("temperature", "top_k", "top_p", "min_p", "beams", "length_penalty", "top_logprobs", "max_seconds"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"),
+    *("alternatives", "repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram"),
 )
 
 
@@ -60,6 +60,7 @@ def generate(
     avoid: ways.Avoid = None,
     bias: ways.Bias = None,
     set: ways.Set = None,
+    alternatives: ways.Alternatives = None,
     lookup: ways.Lookup = False,
     choice: ways.Choice = None,
     word: ways.Word = None,
@@ -112,7 +113,7 @@ def generate(
             typer.echo(jsons.dumps(_document(model, prompt, texts, prompt_logprobs), ensure_ascii=False))
             return
         for number, text in enumerate(texts, 1):
-            if n > 1:
+            if len(texts) > 1:
                 typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
             typer.echo(prompt + text.text)
     if drawn:

@@ -44,6 +44,7 @@ def transform(
     avoid: ways.Avoid = None,
     bias: ways.Bias = None,
     set: ways.Set = None,
+    alternatives: ways.Alternatives = None,
     choice: ways.Choice = None,
     word: ways.Word = None,
     in_order: ways.InOrder = False,
@@ -73,7 +74,9 @@ def transform(
     model = as_pairs(ways.opened(run, quantize), run, context.info_name)
     named = {"beams": beams, "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p, "seed": seed}
     named |= {"max_new_tokens": max_new_tokens, "max_ratio": max_ratio, "min_ratio": min_ratio}
-    options = ways.options(set, avoid, bias, prefix=prefix, prefix_share=prefix_share, **named)
+    options = ways.options(
+        set, avoid, bias, prefix=prefix, prefix_share=prefix_share, alternatives=alternatives, **named
+    )
     options |= {"strategy": strategy, "preset": preset, "n_best": n_best, "replace_unknown": replace_unknown}
     options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
     ways.tell_preset(preset, model.tokenizer)

@@ -62,6 +62,12 @@ LengthPenalty = Annotated[
     float | None,
     typer.Option(help="Beams are ranked by log-probability ÷ length^this (1).", rich_help_panel=PANEL),
 ]
+Alternatives = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="With --strategy greedy: go on from each of so many likeliest next tokens.", rich_help_panel=PANEL
+    ),
+]
 Lookup = Annotated[
     bool,
     typer.Option(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from textwright.decoding.alternatives import branches
 from textwright.decoding.beam import Beam, beam_search
 from textwright.decoding.contrastive import Contrastive, contrastive_search
 from textwright.decoding.engine import Result, collect, generate
@@ -25,6 +26,7 @@ DRAWING = frozenset(
 )
 STEERING = frozenset(Sampling.model_fields) - DRAWING - {"loop_limit"} | {"order"}
 RUNNING = frozenset({"loop_limit", "max_seconds", "top_logprobs"})
+BRANCHING = frozenset({"alternatives"})
 GUESSING = frozenset({"lookup", "draft", "draft_length"})
 SEARCHING = frozenset(Beam.model_fields) | {"seed"}
 CONTRASTING = frozenset(Contrastive.model_fields) | {"loop_limit"}
@@ -40,7 +42,7 @@ class Strategy(NamedTuple):
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "greedy": Strategy("the likeliest token, again and again", STEERING | RUNNING | GUESSING),
+    "greedy": Strategy("the likeliest token, again and again", STEERING | RUNNING | GUESSING | BRANCHING),
     "sample": Strategy("a token drawn from the distribution", STEERING | DRAWING | RUNNING | GUESSING),
     "beam": Strategy("the likeliest texts of a beam search", STEERING | SEARCHING),
     "contrastive": Strategy("likely tokens that do not look like the text so far", STEERING | CONTRASTING),
@@ -58,6 +60,7 @@ class Decoding:
     beam: Beam
     contrastive: Contrastive
     samples: int
+    alternatives: int
     drafter: Drafter | None
     order: tuple[str, ...]
 
@@ -110,12 +113,16 @@ def decoding(
     samples = options.get("samples", SAMPLES)
     if not isinstance(samples, int) or samples < 2:
         raise ConfigError(f"expected samples of at least 2, got {samples!r}")
+    alternatives = options.get("alternatives", 0)
+    if not isinstance(alternatives, int) or ("alternatives" in options and alternatives < 2):
+        raise ConfigError(f"expected alternatives of at least 2, got {alternatives!r}")
     return Decoding(
         strategy,
         Sampling.parse(sampling, "sampling"),
         beam,
         Contrastive.parse(some(Contrastive.model_fields), "contrastive search"),
         samples,
+        alternatives,
         _drafter(options, draft),
         tuple(options.get("order", ORDER)),
     )
@@ -156,7 +163,14 @@ def decode(
     banned: Sequence[int] = (),
     rows: int = 64,
 ) -> list[list[Result]]:
-    """The texts of every request, best first: one, or as many as there are beams."""
+    """The texts of every request, best first: one, as many as there are beams, or as alternatives were asked for (the
+    one that begins with the likeliest token first)."""
+    if how.alternatives:
+        several = [
+            branches(model, request, end, how.alternatives, banned=banned, order=how.order) for request in requests
+        ]
+        results = iter(collect(stream(model, [one for some in several for one in some], end, how, banned, rows)))
+        return [[next(results) for _ in some] for some in several]
     if how.strategy != "beam":
         return [[result] for result in collect(stream(model, requests, end, how, banned, rows))]
     found: list[list[Result]] = []

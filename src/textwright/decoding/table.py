@@ -27,6 +27,7 @@ ABOUT = {
     "order": "the steps in the order they are applied in",
     "max_seconds": "the text ends after so long",
     "top_logprobs": "the likeliest tokens at every place",
+    "alternatives": "write on from each of so many likeliest first tokens",
     "lookup": "guess that the text goes on as it did before: faster, the same text",
     "draft": "let a smaller model guess: faster, the same text",
     "draft_length": "tokens to guess at a time",
