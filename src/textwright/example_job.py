@@ -95,7 +95,7 @@ class ExampleJob(Job):
     def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
         examples = ExamplesConfig.parse(asked["examples"], "examples")
         texts = [_reader(asked, key, examples) for key in ("source", "valid", "test")]
-        valid, test = asked.get("valid_fraction", 0.05), asked.get("test_fraction", 0.05)
+        valid, test = asked.get("valid_fraction"), asked.get("test_fraction")
         if not asked.get("valid"):
             first, second, third = held_back(texts[0], valid, 0.0 if asked.get("test") else test)
             texts = [first, second, texts[2] if asked.get("test") else third]

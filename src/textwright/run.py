@@ -67,14 +67,15 @@ class BaseRun(Config):
         adapter: what learns in the place of the base's weights, or None.
         prompt: what learns in front of every text, in the place of the base's weights, or None.
         frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
+        valid_fraction, test_fraction: of the source, where there is no text of its own for it; None: the usual share.
     """
 
     base: str | None = None
     adapter: LowRankConfig | None = None
     prompt: PromptConfig | None = None
     frozen: tuple[str, ...] = ()
-    valid_fraction: float = Field(0.05, gt=0, lt=1)
-    test_fraction: float = Field(0.05, ge=0, lt=1)
+    valid_fraction: float | None = Field(None, gt=0, lt=1)
+    test_fraction: float | None = Field(None, ge=0, lt=1)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
 
     def check_base(self, *, recurrent: bool, **others: bool) -> None:

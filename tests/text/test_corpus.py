@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import torch
 
 from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text import corpus as module
-from textwright.text.corpus import Corpus, open_corpus, open_prepared, prepare, split, write
+from textwright.text.batching import Batch, Cursor, Streams, Windows, strided
+from textwright.text.corpus import Corpus, Facts, counted, open_corpus, open_prepared, prepare, split, write
 from textwright.text.sources import Piece, SourceConfig
 from textwright.text.tokenizers import TokenizerConfig, train
 
@@ -154,10 +157,67 @@ def test_equal_documents_are_cut_in_order() -> None:
     assert all(parts)
 
 
+@pytest.mark.parametrize("pieces", [1, 500])
+def test_of_a_long_text_no_more_is_held_back_than_can_be_measured(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(f"line {i}\n" for i in range(10_000))
+    size = -(-len(text) // pieces)
+    given = [Piece(text[i : i + size], pieces > 1 or i + size >= len(text)) for i in range(0, len(text), size)]
+
+    def held(*fractions: float | None) -> list[int]:
+        return [len(texts(list(part()))) for part in split(lambda: iter(given), *fractions)][1:]
+
+    assert all(0.03 < length / len(text) < 0.07 for length in held(None, None))
+    monkeypatch.setattr(module, "MOST", 2_000)
+    assert all(1_000 < length < 4_000 for length in held(None, None))
+    assert all(0.03 < length / len(text) < 0.07 for length in held(0.05, 0.05))  # asked for is asked for
+    assert held(None, 0.0)[1] == 0
+
+
 @pytest.mark.parametrize("fractions", [(-0.1, 0.1), (0.5, 0.5), (float("nan"), 0.0)])
 def test_impossible_fractions(fractions: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match="fractions"):
+    with pytest.raises(ConfigError, match="below 1 together"):
         split(lambda: iter([Piece("a" * 100, True)]), *fractions)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["windows", "streams", "strided", "counted"])
+def test_memory_does_not_grow_with_what_was_read(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 64 << 20
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "tokens.bin").write_bytes(bytes(range(256)) * (size // 256))
+    (tmp_path / "c" / "ends.bin").write_bytes(torch.tensor([size]).numpy().tobytes())
+    facts = Facts(vocabulary=256, tokens=size, documents=1)
+    (tmp_path / "c" / "facts.json").write_text(json.dumps(facts.dump()))
+    corpus = open_corpus(tmp_path / "c")
+
+    def resident() -> int:
+        """Bytes of the mapped tokens that the process holds."""
+        (_, *lines) = Path("/proc/self/smaps").read_text().split(str(tmp_path / "c" / "tokens.bin"))
+        return sum(1024 * int(part.split("Rss:", 1)[1].split()[0]) for part in lines)
+
+    assert int(corpus.tokens[:: 1 << 12].long().sum()) == 0
+    assert resident() == size
+    monkeypatch.setattr(module, "KEPT", 4)
+    corpus.touched(1, size)
+    assert resident() == 0
+    most, read = 0, 0
+    if kind == "counted":
+        monkeypatch.setattr(module, "BATCH", size // 16)
+        assert counted(corpus, 256).tolist() == [size // 256] * 256
+        most = resident()
+    batches: dict[str, Callable[[], Iterator[Batch]]] = {
+        "windows": lambda: (batch for batch, _ in Windows(corpus, 512, 1 << 16, 0, seed=1).batches(Cursor())),
+        "streams": lambda: (batch for batch, _ in Streams(corpus, 64, 1024, 0, seed=1).batches(Cursor())),
+        "strided": lambda: strided(corpus, 1 << 14, 1 << 14, 1 << 16, 0),
+        "counted": lambda: iter(()),
+    }
+    for batch in batches[kind]():
+        read += batch.targets.numel()
+        most = max(most, resident()) if read % (1 << 22) == 0 else most
+        assert batch.targets[0, :200].diff().remainder(256).eq(1).all()  # the same after pages were forgotten
+        if read >= size / 2:
+            break
+    assert most < size / 4
 
 
 # From text to corpora

@@ -269,5 +269,6 @@ def gather(corpus: Corpus, begin: Tensor, length: Tensor, end: int, fresh: Tenso
     place = torch.where(real, begin[:, None] + step, 0)
     targets = corpus.tokens[place].long()
     before = torch.where(place > 0, corpus.tokens[(place - 1).clamp(min=0)].long(), end)
+    corpus.touched(len(begin), len(step))
     full = bool(real.all())
     return Batch(before, targets if full else targets.where(real, IGNORE), None if full else length, fresh)

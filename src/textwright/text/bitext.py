@@ -21,7 +21,7 @@ import torch
 from textwright.config import Config
 from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text.buckets import Sides
-from textwright.text.corpus import DOCUMENTS, Progress, open_corpus, place_of, writing
+from textwright.text.corpus import DOCUMENTS, Progress, fractions, open_corpus, place_of, writing
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
 from textwright.text.neighbours import Neighbours, Ragged
 from textwright.text.pair_source import files_of, kind_of
@@ -80,8 +80,8 @@ class PairPlan(NamedTuple):
     tokenizer: TokenizerConfig
     filters: Filters
     cut: Callable[[list[int]], list[int]]  # what is read of a long source
-    valid_fraction: float
-    test_fraction: float
+    valid_fraction: float | None
+    test_fraction: float | None
     neighbours: int = 0  # that a source is read beside
 
 
@@ -173,9 +173,7 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     are told apart."""
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
-    wanted = (0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
-    if sum(wanted) >= 1:
-        raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {wanted[0]} and {wanted[1]}")
+    wanted = fractions(0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
     if valid or not any(wanted):
         return [everything, valid or _nothing, test or _nothing]
     count = 0
@@ -192,11 +190,11 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     return [parts[0], parts[1], test or parts[2]]
 
 
-def _part(pairs: PairStream, number: int, fractions: tuple[float, float], grouped: bool) -> Iterator[Pair]:
+def _part(pairs: PairStream, number: int, shares: tuple[float, float], grouped: bool) -> Iterator[Pair]:
     for pair in pairs():
         kept = pair.group if grouped and pair.group else pair.source
         digest = hashlib.sha256(kept.encode("utf-8", "replace")).digest()
-        if place_of(int.from_bytes(digest[:8], "big"), *fractions) == number:
+        if place_of(int.from_bytes(digest[:8], "big"), *shares) == number:
             yield pair
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,11 @@ BATCH = 2_000_000  # characters encoded at once
 LEAST = 32  # characters without which there is nothing to learn
 DOCUMENTS = 20  # from this many on, splits are made of whole documents
 LOOK = 4000  # characters within which a cut moves to a line end
+SHARE = 0.05  # of a text that is held back for validation, and for the test, unless another share is asked for
+MOST = 2_000_000  # characters that are then held back at most: more would take hours to measure, and tell no more
+
+AROUND = 1 << 21  # bytes around a place that Linux maps at most when the place is read
+KEPT = 64  # such stretches
 
 Pieces = Callable[[], Iterator[Piece]]
 Progress = Callable[[str, float], None]  # (what is being done, characters done)
@@ -51,6 +58,24 @@ class Facts(Config):
     unknown: int = 0
 
 
+class Pages:
+    """A file in memory, of which a process keeps no more than `KEPT` stretches, however much of it is read.
+
+    Forgotten pages stay in the system's cache, from where they are mapped again; so it costs little, but not nothing.
+    """
+
+    def __init__(self, mapping: mmap.mmap) -> None:
+        self.mapping = mapping
+        self._stretches = 0
+
+    def touched(self, stretches: int) -> None:
+        """Count stretches that were read, and forget all of them when they are too many."""
+        self._stretches += stretches
+        if self._stretches > KEPT and sys.platform != "win32":
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+            self._stretches = 0
+
+
 @dataclass(frozen=True)
 class Corpus:
     """One split.
@@ -59,11 +84,18 @@ class Corpus:
         tokens: (tokens,), uint8, uint16 or int32, mapped from disk.
         ends: (documents,), int64, mapped from disk: the index after the last token of each document.
         facts: counts.
+        pages: of `tokens`; None where they lie in memory.
     """
 
     tokens: Tensor
     ends: Tensor
     facts: Facts
+    pages: Pages | None = None
+
+    def touched(self, places: int, length: int) -> None:
+        """Say that `length` tokens were read at each of so many places; see `Pages`."""
+        if self.pages is not None:
+            self.pages.touched(places * (1 + length * self.tokens.itemsize // AROUND))
 
 
 class Prepared(NamedTuple):
@@ -81,14 +113,15 @@ def prepare(
     test: SourceConfig | None,
     tokenizer: TokenizerConfig,
     folder: Path,
-    valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    valid_fraction: float | None = None,
+    test_fraction: float | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
     """Train a tokenizer on the training split and write the corpora `train`, `valid`, `test` and tokenizer.json.
 
     What is not given as a source of its own is split off from `source`, except that no test split is made where only
-    `valid` is given. The fractions are relative to all of `source`. Nothing is random: see `split`.
+    `valid` is given. The fractions are relative to all of `source`; None: `SHARE`, up to `MOST` characters. Nothing is
+    random: see `split`.
 
     Raises:
         DataError: a source cannot be read, or there is too little text for the splits.
@@ -103,7 +136,7 @@ def prepare(
     for name, part, extra, needed in zip(("train", "valid", "test"), parts, own, (1.0, *wanted), strict=True):
         stream = read(extra) if extra else part()
         corpora.append(write(folder / name, _watched(stream, f"encoding {name}", progress), made))
-        if (extra or needed) and not corpora[-1].facts.tokens:
+        if (extra or needed != 0.0) and not corpora[-1].facts.tokens:
             raise DataError(f"{source.path} is too short: nothing is left for the {name} split")
     made.save(folder / "tokenizer.json")
     return Prepared(corpora[0], corpora[1], corpora[2], made)
@@ -118,8 +151,8 @@ def open_prepared(folder: Path) -> Prepared:
 # Splits ----------------------------------------------------------------------------------------------------------
 
 
-def split(pieces: Pieces, valid_fraction: float, test_fraction: float) -> tuple[Pieces, Pieces, Pieces]:
-    """Training, validation and test pieces of one source, the same ones every time.
+def split(pieces: Pieces, valid_fraction: float | None, test_fraction: float | None) -> tuple[Pieces, Pieces, Pieces]:
+    """Training, validation and test pieces of one source, the same ones every time; for fractions see `prepare`.
 
     A hash of its text says where a document goes, so equal documents stay together. With fewer than 20 documents, or
     where a split would get none, the text is cut in order instead, after a line end if there is one nearby.
@@ -127,11 +160,13 @@ def split(pieces: Pieces, valid_fraction: float, test_fraction: float) -> tuple[
     Raises:
         DataError: the text is too short.
     """
-    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
-        raise ConfigError(f"fractions must be 0 or more, together below 1; got {valid_fraction} and {test_fraction}")
+    fractions(valid_fraction, test_fraction)
     hashes, characters = _measure(pieces())
     if characters < LEAST:
         raise DataError(f"too little text: {characters} characters; at least {LEAST} are needed, better 100,000")
+    usual = min(SHARE, MOST / characters)
+    valid_fraction = usual if valid_fraction is None else valid_fraction
+    test_fraction = usual if test_fraction is None else test_fraction
     places = bytes(place_of(value, valid_fraction, test_fraction) for value in hashes)
     wanted = {0} | ({1} if valid_fraction else set()) | ({2} if test_fraction else set())
     if len(places) >= DOCUMENTS and set(places) == wanted:
@@ -143,6 +178,16 @@ def split(pieces: Pieces, valid_fraction: float, test_fraction: float) -> tuple[
         lambda: _between(pieces(), first, second),
         lambda: _between(pieces(), second, characters),
     )
+
+
+def fractions(valid: float | None, test: float | None) -> tuple[float, float]:
+    """What is held back, None being the usual share; ConfigError where nothing would be left to learn from."""
+    first, second = (SHARE if fraction is None else fraction for fraction in (valid, test))
+    if not (first >= 0 and second >= 0 and first + second < 1):
+        raise ConfigError(
+            f"expected a valid_fraction and a test_fraction of 0 or more, below 1 together, got {first} and {second}"
+        )
+    return first, second
 
 
 def _measure(pieces: Iterable[Piece]) -> tuple[array[int], int]:
@@ -265,11 +310,11 @@ def open_corpus(folder: Path) -> Corpus:
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; prepare it again") from None
     _, dtype = _storage(facts.vocabulary)
-    tokens = mapped(folder / "tokens.bin", facts.tokens, dtype)
+    tokens, pages = _paged(folder / "tokens.bin", facts.tokens, dtype)
     ends = mapped(folder / "ends.bin", facts.documents, torch.int64)
     if facts.documents and int(ends[-1]) != facts.tokens:
         raise CheckpointError(f"{folder} is damaged: its documents do not end where its tokens do; prepare it again")
-    return Corpus(tokens, ends, facts)
+    return Corpus(tokens, ends, facts, pages)
 
 
 def counted(corpus: Corpus, vocabulary: int) -> Tensor:
@@ -277,6 +322,7 @@ def counted(corpus: Corpus, vocabulary: int) -> Tensor:
     counts = torch.zeros(vocabulary, dtype=torch.int64)
     for part in torch.split(corpus.tokens, BATCH):
         counts += torch.bincount(part.int(), minlength=vocabulary)
+        corpus.touched(1, len(part))
     return counts
 
 
@@ -293,13 +339,20 @@ def mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
     Raises:
         CheckpointError: it is missing, or of another size.
     """
+    return _paged(path, length, dtype)[0]
+
+
+def _paged(path: Path, length: int, dtype: torch.dtype) -> tuple[Tensor, Pages | None]:
     size = path.stat().st_size if path.is_file() else "no file"
     expected = length * dtype.itemsize
     if length < 0 or size != expected:
         raise CheckpointError(f"{path} is damaged: expected {expected} bytes, got {size}; prepare it again")
     if not length:
-        return torch.empty(0, dtype=dtype)
-    return torch.from_file(str(path), shared=False, size=length, dtype=dtype)
+        return torch.empty(0, dtype=dtype), None  # an empty file cannot be mapped
+    with path.open("rb") as file:
+        # Private and writable, because torch warns of memory that must not be written to; nobody does.
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapping, dtype=dtype), Pages(mapping)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from textwright.config import Config
-from textwright.errors import CheckpointError, ConfigError, DataError
+from textwright.errors import CheckpointError, DataError
 from textwright.text.batching import IGNORE, Batch
 from textwright.text.buckets import LengthBuckets, lengths_of
 from textwright.text.corpus import (
@@ -29,6 +29,7 @@ from textwright.text.corpus import (
     Facts,
     Prepared,
     Progress,
+    fractions,
     mapped,
     open_corpus,
     open_prepared,
@@ -192,7 +193,7 @@ def open_marked(folder: Path) -> Marked:
     return Marked(corpus, mapped(folder / MARKS, corpus.facts.tokens, torch.uint8))
 
 
-def held_back(rows: Rows, valid: float, test: float) -> tuple[Rows, Rows, Rows]:
+def held_back(rows: Rows, valid: float | None, test: float | None) -> tuple[Rows, Rows, Rows]:
     """Training, validation and test examples of one source. A hash of what was said first says where an example goes,
     so that equal ones stay together: the lowest ones are held back, at least one for each purpose that has a share.
 
@@ -200,14 +201,13 @@ def held_back(rows: Rows, valid: float, test: float) -> tuple[Rows, Rows, Rows]:
         DataError: there are too few.
         ConfigError: nothing would be left to train on.
     """
-    if valid + test >= 1:
-        raise ConfigError(f"valid_fraction and test_fraction must be below 1 together, got {valid} and {test}")
+    shares = fractions(valid, test)
     places = sorted({_place(row) for row in rows()})
     if len(places) < DOCUMENTS:
         raise DataError(
             f"{len(places)} different examples are too few to hold some back: give --valid, or {DOCUMENTS} of them"
         )
-    counts = [math.ceil(share * len(places)) for share in (test, valid)]
+    counts = [math.ceil(share * len(places)) for share in shares[::-1]]
     first, second = places[counts[0]], places[min(sum(counts), len(places) - 1)]
 
     def part(low: int, high: int) -> Iterator[tuple[Example, ...]]:

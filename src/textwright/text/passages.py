@@ -28,6 +28,7 @@ def text_of(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for part in torch.split(corpus.tokens, PART):
         yield decoder.decode(b"".join(map(pieces.__getitem__, part.tolist())))
+        corpus.touched(1, len(part))
     yield decoder.decode(b"", final=True)
 
 
