@@ -25,7 +25,7 @@ from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.neighbours import Neighbours
 from textwright.text.tokenizers import Tokenizer
-from textwright.wishes import FREE, constraint, steered, steering, stop_strings, taken
+from textwright.wishes import FREE, check_reply, constraint, steered, steering, stop_strings, taken
 
 WORDS: dict[str, Any] = {
     **FREE,
@@ -190,6 +190,7 @@ class PairModel:
     def reply(self, turns: Sequence[str], *, preset: str | None = "chat", **options: Any) -> Written:
         """The next turn of a dialogue, from the turns before it: drawn, unless told otherwise, because the likeliest
         reply is mostly the dullest one (Holtzman et al. 2020). Options are those of `write`."""
+        check_reply(options)
         limit, window = self.config.pairs[0].turns or TURNS, self.model.source_window
         source = compose_dialogue(turns, limit)
         while limit > 1 and window is not None and len(self.source_ids(source)) > window:
@@ -274,10 +275,12 @@ class PairModel:
             self._check_tokenizers(draft, "a model and its draft")
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)
+        if n_best > 1 and how.alternatives:
+            raise ConfigError("alternatives says how many texts there are: leave out n_best")
         if n_best < 1 or (n_best > 1 and strategy not in ("beam", "sample")):
             raise ConfigError(
                 f"strategy {strategy} writes one text for a source, got n_best {n_best}"
-                + (f"; for others, --alternatives {n_best}" if strategy == "greedy" and not how.alternatives else "")
+                + (f"; for others, --alternatives {n_best}" if strategy == "greedy" and n_best > 1 else "")
             )
         if strategy == "beam" and n_best > how.beam.beams:
             if "beams" in options:

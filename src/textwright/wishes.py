@@ -16,6 +16,12 @@ from textwright.text.tokenizers import Tokenizer
 BREAKERS = ("\n",)  # a new line may begin as earlier ones did
 
 
+def check_reply(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what a conversation cannot use."""
+    if options.get("alternatives"):
+        raise ConfigError("a conversation goes on with one reply: leave out alternatives")
+
+
 def stop_strings(
     tokenizer: Tokenizer, strings: Sequence[str], name: str, never: Set[int], ids: Sequence[int] = ()
 ) -> StopStrings | None:

@@ -27,7 +27,7 @@ from textwright.text.conversations import ChatTemplate, turns_of
 from textwright.text.corpus import Corpus, counted, write
 from textwright.text.sources import SourceConfig, read
 from textwright.text.tokenizers import Tokenizer
-from textwright.wishes import FREE, constraint, steered, steering, stop_strings, taken
+from textwright.wishes import FREE, check_reply, constraint, steered, steering, stop_strings, taken
 
 ROWS = 64  # texts written at once
 
@@ -155,7 +155,10 @@ class TextModel:
         if how.strategy in ("beam", "mbr"):
             raise ConfigError(f"strategy {how.strategy} knows its text only at the end: leave out --stream, or sample")
         if how.alternatives:
-            raise ConfigError("alternatives are shown whole: leave out --stream")
+            raise ConfigError("alternatives are written whole: leave out --stream")
+        return self._parts(how, requests, stop)
+
+    def _parts(self, how: Decoding, requests: Sequence[Request], stop: Sequence[str]) -> Iterator[Chunk]:
         streams = [TextStream(self.tokenizer, request, stop) for request in requests]
         for event in self._events(requests, how):
             part = streams[event.request].feed(event)
@@ -255,11 +258,13 @@ class TextModel:
             ConfigError: the model has no chat template; or as `generate`.
             DataError: the template refuses the conversation.
         """
+        check_reply(options)
         ids = self.conversation_ids(turns, system, options.get("max_new_tokens"))
         return self.generate(ids, **options)[0]
 
     def stream_reply(self, turns: Sequence[str], *, system: str | None = None, **options: Any) -> Iterator[Chunk]:
         """As `reply`, part by part while it is written."""
+        check_reply(options)
         return self.stream(self.conversation_ids(turns, system, options.get("max_new_tokens")), **options)
 
     def conversation_ids(
@@ -316,10 +321,12 @@ class TextModel:
                 f"expected n and max-new-tokens of at least 1 and a minimum between 0 and the maximum, "
                 f"got n {n}, minimum {min_new_tokens}, maximum {longest}"
             )
+        if n > 1 and how.alternatives:
+            raise ConfigError("alternatives says how many texts there are: leave out n")
         if n > 1 and strategy in ("greedy", "contrastive"):
             raise ConfigError(
                 f"strategy {strategy} writes one text: use --strategy sample or beam for several"
-                + (f", or greedy with --alternatives {n}" if strategy == "greedy" and not how.alternatives else "")
+                + (f", or greedy with --alternatives {n}" if strategy == "greedy" else "")
             )
         if strategy == "beam" and n > how.beam.beams:
             if "beams" in asked:

@@ -11,6 +11,7 @@ import torch
 
 from textwright.decoding import Request, Result, Sampling
 from textwright.decoding.beam import Beam
+from textwright.decoding.combined import Dola
 from textwright.decoding.constraints import Choices
 from textwright.decoding.contrastive import Contrastive
 from textwright.decoding.processors import ORDER
@@ -228,8 +229,22 @@ def test_fewer_alternatives_where_no_more_are_allowed() -> None:
     (found,) = decode(model, [request], END, how)
     assert {result.tokens[0] for result in found} == {3, 7} and len(found) == 2
     whole = replace(request, constraint=None, max_new_tokens=2, steering=Steering(forced=((0, 3), (1, 4))))
-    (found,) = decode(model, [whole], END, how)
-    assert [result.tokens for result in found] == [(3, 4)]
+    with pytest.raises(ConfigError, match=r"no place is left.*max_new_tokens 3"):
+        decode(model, [whole], END, how)
+
+
+def test_alternatives_of_several_requests_are_those_of_each() -> None:
+    """With prefixes of different lengths, a window that is shorter than a prompt, and where layers are contrasted."""
+    model, how = made("transformer"), decoding("greedy", {"alternatives": 3}, {})
+    requests = [
+        Request(prompt, how.sampling, max_new_tokens=5, steering=Steering(forced=tuple(enumerate(begun))))
+        for prompt, begun in (((1, 2), ()), ((3,) * 70, (4,)), ((5, 6, 7), ()), ((2,), (1, 1)))
+    ]
+    together = texts(decode(model, requests, END, how, rows=2))
+    assert together == [texts(decode(model, [request], END, how))[0] for request in requests]
+    assert all(len({tokens for tokens, _ in found}) == 3 for found in together)
+    contrasted = decode(Dola(model), [requests[0]], END, decoding("greedy", {"alternatives": VOCAB}, {}))[0]
+    assert all(result.logprobs[0] > -1e6 for result in contrasted)  # none that DoLa leaves no chance
 
 
 def test_a_preset_gives_what_the_strategy_uses() -> None:

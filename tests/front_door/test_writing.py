@@ -107,12 +107,16 @@ def test_alternatives_are_written_to_their_end(run: Run, trained: dict[str, Path
     shown = run("generate", *asked, "--alternatives", "3").out
     assert [line for line in shown.splitlines() if line.startswith("--- ")][2].startswith("--- 3 (log-probability")
     run("generate", *asked[:1], "--alternatives", "3").fails("it belongs to --strategy greedy")
-    run("generate", *asked, "--alternatives", "3", "--n", "2").fails("writes one text")
+    run("generate", *asked, "--alternatives", "3", "--n", "2").fails("leave out n")
     run("generate", *asked, "--n", "2").fails("--alternatives 2")
-    run("generate", *asked, "--alternatives", "3", "--stream").fails("leave out --stream")
+    told = run("generate", *asked, "--alternatives", "3", "--stream")
+    told.fails("leave out --stream")
+    assert told.out == ""
     words = run("convert", spoken, "64", "--strategy", "greedy", "--alternatives", "3", "--prefix", "sixty ").out
     assert len(set(words.splitlines())) == 3 and all(line.startswith("sixty ") for line in words.splitlines())
     run("convert", spoken, "64", "--strategy", "greedy", "--n-best", "2").fails("--alternatives 2")
+    with pytest.raises(ConfigError, match="one reply"):
+        load_pairs(spoken).reply(["64"], preset=None, strategy="greedy", alternatives=3)
 
 
 def test_what_is_avoided_never_stands_there(run: Run, trained: dict[str, Path]) -> None:

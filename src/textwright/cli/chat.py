@@ -35,6 +35,7 @@ def chat(
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
     from textwright.opening import as_pairs
+    from textwright.wishes import check_reply
     from textwright.writer import TextModel
 
     opened = ways.opened(run, quantize)
@@ -51,6 +52,7 @@ def chat(
         seed = secrets.randbelow(2**31)
     options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p)
     options |= {"strategy": strategy, "preset": preset, **told}
+    check_reply(options)
     turns: list[str] = []
     for line in _said():
         turns.append(line)

@@ -102,8 +102,9 @@ def generate(
     if drawn:
         seed = secrets.randbelow(2**31)
     if stream:
+        chunks = model.stream(prompt, seed=seed, **options)
         sys.stdout.write(prompt)
-        for chunk in model.stream(prompt, seed=seed, **options):
+        for chunk in chunks:
             sys.stdout.write(chunk.text)
             sys.stdout.flush()
         sys.stdout.write("\n")
@@ -113,7 +114,7 @@ def generate(
             typer.echo(jsons.dumps(_document(model, prompt, texts, prompt_logprobs), ensure_ascii=False))
             return
         for number, text in enumerate(texts, 1):
-            if len(texts) > 1:
+            if n > 1 or len(texts) > 1:
                 typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
             typer.echo(prompt + text.text)
     if drawn:

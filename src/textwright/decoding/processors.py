@@ -35,10 +35,12 @@ STEPS: dict[str, Step] = {
     "end_growth": Step(("end_growth",), lambda rules, end: penalties.end_growth(end)),
     "repetition_penalty": Step(("repetition_penalty",), _always(penalties.repetition_penalty)),
     "frequency_penalty": Step(("presence_penalty", "frequency_penalty"), _always(penalties.presence_and_frequency)),
-    "dry": Step(("dry_multiplier",), lambda rules, end: penalties.dry(rules.steering.breakers)),
-    "no_repeat_ngram": Step(("no_repeat_ngram",), lambda rules, end: penalties.no_repeat_ngram(rules.steering.exempt)),
+    "dry": Step(("dry_multiplier",), lambda rules, end: penalties.dry(rules.steering.tables.breakers)),
+    "no_repeat_ngram": Step(
+        ("no_repeat_ngram",), lambda rules, end: penalties.no_repeat_ngram(rules.steering.tables.exempt)
+    ),
     "no_repeat_source_ngram": Step(
-        ("no_repeat_source_ngram",), lambda rules, end: penalties.no_repeat_source_ngram(rules.steering.exempt)
+        ("no_repeat_source_ngram",), lambda rules, end: penalties.no_repeat_source_ngram(rules.steering.tables.exempt)
     ),
     "watermark": Step(("watermark",), _always(watermark)),
     "temperature": Step(("temperature", "dynamic_temperature"), _always(truncation.temperature)),

@@ -69,9 +69,9 @@ class Rules:
         if bool(rows.steering.any()):
             if bool(self.steering.biases.any()):
                 wanted.append(self._bias)
-            if bool(self.steering.shares.any()):
+            if bool(self.steering.tables.shares.any()):
                 wanted.append(self._prefix)
-            if self.steering.forced.shape[1]:
+            if self.steering.tables.forced.shape[1]:
                 wanted.append(self._force)
         return wanted
 
@@ -110,18 +110,18 @@ class Rules:
 
     def _force(self, logits: Tensor, rows: Rows) -> Tensor:
         """Forbid every token but the forced one."""
-        wanted = _at(self.steering.forced[rows.steering], rows.written)
+        wanted = _at(self.steering.tables.forced[rows.steering], rows.written)
         other = torch.arange(logits.shape[1], device=logits.device) != wanted[:, None]
         return logits.masked_fill(other & (wanted >= 0)[:, None], BANNED)
 
     def _prefix(self, logits: Tensor, rows: Rows) -> Tensor:
         """(1 - β) p + β on the prefix's next token, in logarithms; as long as what was written is the prefix."""
-        prefix = self.steering.prefixes[rows.steering]
+        prefix = self.steering.tables.prefixes[rows.steering]
         places = torch.arange(prefix.shape[1], device=logits.device)
         at = (rows.prompts[:, None] + places).clamp(max=rows.tokens.shape[1] - 1)
         followed = ((rows.tokens.gather(1, at) == prefix) | (places >= rows.written[:, None])).all(-1)
         wanted = _at(prefix, rows.written)
-        share = torch.where(followed & (wanted >= 0), self.steering.shares[rows.steering], 0.0)[:, None]
+        share = torch.where(followed & (wanted >= 0), self.steering.tables.shares[rows.steering], 0.0)[:, None]
         given = torch.zeros_like(logits).scatter(1, wanted.clamp(min=0)[:, None], share)
         mixed = torch.logaddexp(logits.log_softmax(-1) + (1 - share).log(), given.log())
         return torch.where((share > 0) & (logits != BANNED), mixed, logits)  # what is forbidden stays so

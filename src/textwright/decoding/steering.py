@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -61,51 +63,76 @@ class Steering:
 PLAIN = Steering()
 
 
+class Tables(NamedTuple):
+    """What steerings wish, one row each: breakers and exempt (sets, vocab) bool, forced and prefixes (sets, places)
+    with -1 where nothing is asked, and shares (sets,)."""
+
+    breakers: Tensor
+    exempt: Tensor
+    forced: Tensor
+    prefixes: Tensor
+    shares: Tensor
+
+
 class SteeringTables:
     """The wishes of all requests in a batch; equal ones share their part of the tables. Number 0 wishes nothing."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
         self.vocab, self.device = vocab, device
         self._numbers: dict[Steering, int] = {}
-        self._starts: list[int] = []
+        self._starts: dict[tuple[tuple[tuple[int, ...], float], ...], int] = {}  # of the automaton of these sequences
+        self._tables: Tables | None = None
         self.moves = torch.zeros(0, vocab, dtype=torch.long, device=device)  # (states, vocab)
         self.biases = torch.zeros(0, vocab, device=device)  # (states, vocab)
-        self.breakers = torch.zeros(0, vocab, dtype=torch.bool, device=device)  # (sets, vocab)
-        self.exempt = torch.zeros(0, vocab, dtype=torch.bool, device=device)
-        self.forced = torch.zeros(0, 0, dtype=torch.long, device=device)  # (sets, places), -1: free
-        self.prefixes = torch.zeros(0, 0, dtype=torch.long, device=device)
-        self.shares = torch.zeros(0, device=device)  # (sets,)
         self.number(PLAIN)
 
     def number(self, steering: Steering) -> int:
         """The number under which these wishes are kept."""
         if steering not in self._numbers:
             steering.check(self.vocab)
-            self._numbers[steering] = len(self._starts)
-            self._starts.append(len(self.moves))
-            moves, biases = _automaton(steering.sequences, self.vocab)
-            self.moves = torch.cat([self.moves, moves.to(self.device) + len(self.moves)])
-            self.biases = torch.cat([self.biases, biases.to(self.device)])
-            self.breakers = self._with(self.breakers, steering.breakers)
-            self.exempt = self._with(self.exempt, steering.exempt)
-            forced = dict(steering.forced)
-            self.forced = _grown(self.forced, [forced.get(n, -1) for n in range(max(forced, default=-1) + 1)])
-            self.prefixes = _grown(self.prefixes, steering.prefix)
-            self.shares = torch.cat([self.shares, torch.tensor([steering.prefix_share], device=self.device)])
+            self._numbers[steering] = len(self._numbers)
+            self._tables = None
+            if steering.sequences not in self._starts:
+                self._starts[steering.sequences] = len(self.moves)
+                moves, biases = _automaton(steering.sequences, self.vocab)
+                self.moves = torch.cat([self.moves, moves.to(self.device) + len(self.moves)])
+                self.biases = torch.cat([self.biases, biases.to(self.device)])
         return self._numbers[steering]
 
     def start(self, steering: Steering, prompt: Sequence[int]) -> int:
         """State of the automaton after a prompt."""
-        state = self._starts[self.number(steering)]
+        self.number(steering)
+        state = self._starts[steering.sequences]
         if steering.sequences:
             for token in prompt:
                 state = int(self.moves[state, token])
         return state
 
-    def _with(self, table: Tensor, tokens: Sequence[int]) -> Tensor:
-        row = torch.zeros(1, self.vocab, dtype=torch.bool, device=self.device)
-        row[0, list(tokens)] = True
-        return torch.cat([table, row])
+    @property
+    def tables(self) -> Tables:
+        """One row for every number."""
+        if self._tables is None:  # many steerings may come at once, so their rows are put together when they are read
+            every = list(self._numbers)
+            forced = [dict(one.forced) for one in every]
+            places = [[wish.get(n, -1) for n in range(max(wish, default=-1) + 1)] for wish in forced]
+            self._tables = Tables(
+                self._sets([one.breakers for one in every]),
+                self._sets([one.exempt for one in every]),
+                self._rows(places),
+                self._rows([one.prefix for one in every]),
+                torch.tensor([one.prefix_share for one in every], device=self.device),
+            )
+        return self._tables
+
+    def _sets(self, members: Sequence[Sequence[int]]) -> Tensor:
+        table = torch.zeros(len(members), self.vocab, dtype=torch.bool)
+        for row, tokens in enumerate(members):
+            table[row, list(tokens)] = True
+        return table.to(self.device)
+
+    def _rows(self, values: Sequence[Sequence[int]]) -> Tensor:
+        rows = [torch.tensor(row, dtype=torch.long) for row in values]
+        return pad_sequence(rows, batch_first=True, padding_value=-1).to(self.device)
 
 
 def _automaton(sequences: Sequence[tuple[tuple[int, ...], float]], vocab: int) -> tuple[Tensor, Tensor]:
@@ -127,11 +154,3 @@ def _automaton(sequences: Sequence[tuple[tuple[int, ...], float]], vocab: int) -
             if ids[:-1] == prefix:
                 biases[state, ids[-1]] += value
     return moves, biases
-
-
-def _grown(table: Tensor, row: Sequence[int]) -> Tensor:
-    """The table (sets, places) with one more row, -1 where one is shorter than the other."""
-    width = max(table.shape[1], len(row))
-    old = torch.nn.functional.pad(table, (0, width - table.shape[1]), value=-1)
-    new = torch.tensor([[*row, *[-1] * (width - len(row))]], dtype=torch.long, device=table.device)
-    return torch.cat([old, new])

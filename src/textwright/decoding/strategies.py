@@ -166,9 +166,7 @@ def decode(
     """The texts of every request, best first: one, as many as there are beams, or as alternatives were asked for (the
     one that begins with the likeliest token first)."""
     if how.alternatives:
-        several = [
-            branches(model, request, end, how.alternatives, banned=banned, order=how.order) for request in requests
-        ]
+        several = branches(model, requests, end, how.alternatives, banned=banned, order=how.order, rows=rows)
         results = iter(collect(stream(model, [one for some in several for one in some], end, how, banned, rows)))
         return [[next(results) for _ in some] for some in several]
     if how.strategy != "beam":

@@ -85,9 +85,6 @@ class Batch:
         return self._map(lambda leaf: leaf[part])
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device. From page-locked memory a GPU fetches it by itself, while the next one is gathered."""
-        if device.type == "cuda":
-            return self._map(lambda leaf: leaf.pin_memory().to(device, non_blocking=True))
         return self._map(lambda leaf: leaf.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -48,7 +48,9 @@ class Plain:
 
     def __call__(self, side: int, number: int, epoch: int) -> Tensor:
         corpus = self.sides[side]
-        return corpus.tokens[int(self.starts[side][number]) : int(corpus.ends[number])].long()
+        ids = corpus.tokens[int(self.starts[side][number]) : int(corpus.ends[number])].long()
+        corpus.touched(1, len(ids))
+        return ids
 
 
 class LengthBuckets(ABC):

@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import sys
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ LEAST = 32  # characters without which there is nothing to learn
 DOCUMENTS = 20  # from this many on, splits are made of whole documents
 LOOK = 4000  # characters within which a cut moves to a line end
 SHARE = 0.05  # of a text that is held back for validation, and for the test, unless another share is asked for
-MOST = 2_000_000  # characters that are then held back at most: more would take hours to measure, and tell no more
+MOST = 2_000_000  # characters that a text then gives to each: more would take hours to measure, and tell no more
 
 AROUND = 1 << 21  # bytes around a place that Linux maps at most when the place is read
 KEPT = 64  # such stretches
@@ -59,9 +60,10 @@ class Facts(Config):
 
 
 class Pages:
-    """A file in memory, of which a process keeps no more than `KEPT` stretches, however much of it is read.
+    """A file in memory, of which a process keeps about `KEPT` stretches, however much of it is read.
 
     Forgotten pages stay in the system's cache, from where they are mapped again; so it costs little, but not nothing.
+    On Windows nothing is forgotten: there the system takes pages back by itself.
     """
 
     def __init__(self, mapping: mmap.mmap) -> None:
@@ -120,8 +122,8 @@ def prepare(
     """Train a tokenizer on the training split and write the corpora `train`, `valid`, `test` and tokenizer.json.
 
     What is not given as a source of its own is split off from `source`, except that no test split is made where only
-    `valid` is given. The fractions are relative to all of `source`; None: `SHARE`, up to `MOST` characters. Nothing is
-    random: see `split`.
+    `valid` is given. The fractions are relative to all of `source`; None: `SHARE`, of long texts about `MOST`
+    characters. Nothing is random: see `split`.
 
     Raises:
         DataError: a source cannot be read, or there is too little text for the splits.
@@ -350,9 +352,10 @@ def _paged(path: Path, length: int, dtype: torch.dtype) -> tuple[Tensor, Pages |
     if not length:
         return torch.empty(0, dtype=dtype), None  # an empty file cannot be mapped
     with path.open("rb") as file:
-        # Private and writable, because torch warns of memory that must not be written to; nobody does.
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(mapping, dtype=dtype), Pages(mapping)
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # a writable one may be no larger than memory
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
+        return torch.frombuffer(mapping, dtype=dtype), Pages(mapping)
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -102,6 +102,7 @@ class MarkedBuckets(LengthBuckets):
         for number in numbers.tolist():
             part = slice(int(self.starts[number]), int(self.marked.corpus.ends[number]))
             ids = self.marked.corpus.tokens[part].long()
+            self.marked.corpus.touched(1, len(ids))
             texts.append(ids[:-1])
             targets.append(ids[1:].masked_fill(self.marked.marks[part][1:] == 0, IGNORE))
         lengths = torch.tensor([len(text) for text in texts])
