@@ -162,13 +162,11 @@ def split(pieces: Pieces, valid_fraction: float | None, test_fraction: float | N
     Raises:
         DataError: the text is too short.
     """
-    fractions(valid_fraction, test_fraction)
+    fractions(valid_fraction, test_fraction)  # wrong ones are told before a long text is read
     hashes, characters = _measure(pieces())
     if characters < LEAST:
         raise DataError(f"too little text: {characters} characters; at least {LEAST} are needed, better 100,000")
-    usual = min(SHARE, MOST / characters)
-    valid_fraction = usual if valid_fraction is None else valid_fraction
-    test_fraction = usual if test_fraction is None else test_fraction
+    valid_fraction, test_fraction = fractions(valid_fraction, test_fraction, min(SHARE, MOST / characters))
     places = bytes(place_of(value, valid_fraction, test_fraction) for value in hashes)
     wanted = {0} | ({1} if valid_fraction else set()) | ({2} if test_fraction else set())
     if len(places) >= DOCUMENTS and set(places) == wanted:
@@ -182,9 +180,9 @@ def split(pieces: Pieces, valid_fraction: float | None, test_fraction: float | N
     )
 
 
-def fractions(valid: float | None, test: float | None) -> tuple[float, float]:
+def fractions(valid: float | None, test: float | None, usual: float = SHARE) -> tuple[float, float]:
     """What is held back, None being the usual share; ConfigError where nothing would be left to learn from."""
-    first, second = (SHARE if fraction is None else fraction for fraction in (valid, test))
+    first, second = (usual if fraction is None else fraction for fraction in (valid, test))
     if not (first >= 0 and second >= 0 and first + second < 1):
         raise ConfigError(
             f"expected a valid_fraction and a test_fraction of 0 or more, below 1 together, got {first} and {second}"
