@@ -17,17 +17,19 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/dev
+bench: .venv/dev .peers/ready
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/preparation.py
-	$(BIN)/python benchmarks/curves.py tinyshakespeare
-	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/curves.py tinyshakespeare --peers .peers/bin/python
+	$(BIN)/python benchmarks/generation.py --peers .peers/bin/python
+	$(BIN)/python benchmarks/tables.py
 
 bench-gpu: .venv/dev
 	$(BIN)/python benchmarks/run.py gpu
+	$(BIN)/python benchmarks/tables.py
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .peers build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # What `textwright` needs, and what working on it needs: each is installed once, and again when the lists change.
 .venv/core: pyproject.toml constraints.txt
@@ -37,4 +39,15 @@ clean:
 
 .venv/dev: .venv/core
 	$(PIP) --editable ".[dev]"
+	touch $@
+
+# What we are measured against. llama.cpp is compiled here, which needs a C++ compiler, and is left out where that fails;
+# its own kernels for AMX crashed where we tried them, so it does without.
+LLAMA_FLAGS := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+PEERS_PIP := .peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.peers/ready: benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv .peers
+	$(PEERS_PIP) --requirement benchmarks/peers/requirements.txt
+	-CFLAGS="$(LLAMA_FLAGS)" CXXFLAGS="$(LLAMA_FLAGS)" $(PEERS_PIP) llama-cpp-python gguf
 	touch $@

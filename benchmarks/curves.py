@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py tinyshakespeare DATA          # DATA holds tinyshakespeare/input.txt; 3 minutes each
     python benchmarks/curves.py wikitext-2 DATA --minutes 15  # and wikitext-2/train.txt, valid.txt
-    …curves.py tinyshakespeare DATA --trainer PYTHON          # an interpreter with transformers and accelerate
+    …curves.py tinyshakespeare DATA --peers PYTHON            # an interpreter with transformers and accelerate
 
 DATA is $TEXTWRIGHT_DATA if it is left out. One contestant after the other, nothing else running. The peers' clock
 stands still while they are evaluated, ours does not. All are measured on the same first tokens of the validation text.
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from tables import keep
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -181,11 +182,12 @@ def main() -> None:
     parser.add_argument("corpus", choices=["tinyshakespeare", "wikitext-2"])
     parser.add_argument("data", type=Path, nargs="?", default=os.environ.get("TEXTWRIGHT_DATA", "../shared/data"))
     parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--trainer", metavar="PYTHON")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with transformers and accelerate")
     asked = parser.parse_args()
     small, folder = asked.corpus == "tinyshakespeare", asked.data / asked.corpus
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is not there: give the folder that holds it, or export TEXTWRIGHT_DATA")
+        print(f"No curves: {folder} is not there. Give the folder that holds it, or export TEXTWRIGHT_DATA.")
+        return
     source = folder / ("input.txt" if small else "train.txt")
     options: dict[str, Any] = {"tokenizer": "char"} if small else {"tokenizer": "word", "valid": folder / "valid.txt"}
     curves: dict[str, Curve] = {}
@@ -209,13 +211,10 @@ def main() -> None:
         for name, make in (peers if small else words).items():
             print(name, flush=True)
             curves[name] = peer_curve(make(), 60 * asked.minutes)
-        if asked.trainer and small:
-            curves["Hugging Face Trainer"] = trainer_curve(asked.trainer, data, 60 * asked.minutes, Path(runs))
-    result = {"corpus": asked.corpus, "minutes": asked.minutes, "unit": "nats a token", "curves": curves}
-    (HERE / "results" / f"curves-{asked.corpus}.json").write_text(json.dumps(result, indent=1) + "\n")
+        if asked.peers and small:
+            curves["Hugging Face Trainer"] = trainer_curve(asked.peers, data, 60 * asked.minutes, Path(runs))
+    keep(f"curves-{asked.corpus}", curves, minutes=asked.minutes)
     picture(curves, HERE.parent / "docs" / f"curves-{asked.corpus}.svg")
-    for name, curve in curves.items():
-        print(f"{name}: {curve[-1][1]:.4f} after {curve[-1][0]:.0f} s")
 
 
 def picture(curves: dict[str, Curve], path: Path) -> None:

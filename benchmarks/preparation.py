@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
 PIECES = 8000
 BATCH = 2_000_000  # characters that the library gets at once
 
@@ -102,6 +101,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens, "peak GiB": peak}))
         return
+    from tables import keep  # not in a contestant: it brings torch, whose memory would count
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=0.2)
     parser.add_argument("--folder", type=Path, help="where there is room for twice the text")
@@ -121,9 +122,7 @@ def main() -> None:
         seconds = statistics.median(result["seconds"] for result in results)
         peak = max(result["peak GiB"] for result in results)
         rows.append({"who": who, "MB": size, "seconds": seconds, "MB/s": size / seconds, "peak GiB": peak})
-    (RESULTS / f"preparation{'-large' if large else ''}.json").write_text(json.dumps(rows, indent=1) + "\n")
-    for row in rows:
-        print(f"| {row['who']} | {row['seconds']:.1f} s | {row['MB/s']:.2f} MB/s | {row['peak GiB']:.2f} GiB |")
+    keep(f"preparation{'-large' if large else ''}", rows)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,28 @@
 """Training steps beside plain PyTorch's on this machine: A B A B in one process, medians.
 
-    make bench                                # these and `generation.py`, about half an hour on two cores
+    make bench                                # these and the other parts, about an hour on two cores
     python benchmarks/run.py training         # one part: training, recurrent
     make bench-gpu                            # a 124 M Transformer on a GPU
 
-Absolute figures drift from machine to machine and with what else runs there; the ratios count. The results are
-printed as a table and written to benchmarks/results/.
+Absolute figures drift from machine to machine and with what else runs there; the ratios count. The rate of square
+matrix products is measured between the rounds, and memory afterwards, a process for each contestant. Results go to
+benchmarks/results/, from which `tables.py` makes its tables.
 """
 
 from __future__ import annotations
 
-import json
-import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from tables import keep
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -33,65 +35,74 @@ from textwright.training.objective import Objective
 from textwright.training.optimizer import AdamConfig
 from textwright.training.sampled import Sampler
 
-RESULTS = Path(__file__).parent / "results"
 Step = Callable[[], Any]
+PRECISIONS: tuple[hardware.Precision, ...] = ("float32", "bfloat16")
 
 
-def side_by_side(contestants: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Median seconds of each; every round runs all of them in turn, after one unmeasured round."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, step in contestants.items():
-            begin = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
+class Contestant(NamedTuple):
+    """How a step is made, and the precision of its matrix products."""
+
+    precision: hardware.Precision
+    make: Callable[[], Step]
 
 
-# training -------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Part:
+    """What is compared; the first contestant is what the others are compared with.
+
+    Attributes:
+        tokens: of a step.
+        rounds: that are timed.
+        counted: whether the operations of the first one's matrix products are those of all.
+    """
+
+    tokens: int
+    rounds: int
+    contestants: dict[str, Contestant]
+    counted: bool = True
 
 
-def training() -> list[dict[str, Any]]:
+# what is compared -----------------------------------------------------------------------------------------------------
+
+
+def training() -> Part:
     """One optimiser step of nanoGPT's Shakespeare shape: 6 layers, 6 heads, width 384, context 256, batch 64."""
     rows, time_, vocab, rate = 64, 256, 65, 0.2
     tokens = torch.randint(0, vocab, (rows, time_))
     shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": vocab}
-    drops = {"resid_pdrop": rate, "embd_pdrop": rate, "attn_pdrop": rate}
+    plain = GPT2Config(**shape, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
     config = TransformerConfig(
         vocab=vocab, width=384, layers=6, heads=6, window=256, dropout=rate, attention_dropout=rate, positions="learned"
     )
     contestants = {
-        "plain PyTorch loop, float32": hugging_face_step(GPT2Config(**shape, **drops), tokens, None),
-        "plain PyTorch loop, bfloat16 autocast": hugging_face_step(
-            GPT2Config(**shape, **drops), tokens, torch.bfloat16
+        "plain PyTorch loop, float32": Contestant("float32", lambda: hugging_face_step(plain, tokens, None)),
+        "plain PyTorch loop, bfloat16 autocast": Contestant(
+            "bfloat16", lambda: hugging_face_step(plain, tokens, torch.bfloat16)
         ),
-        "textwright, bfloat16": our_step(config.build(), tokens, "bfloat16"),
+        "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
     }
-    work = matrix_work(contestants["plain PyTorch loop, float32"])
-    seconds = side_by_side(contestants, 2)
-    return rows_of("training step, 10.7 M Transformer, dropout 0.2", seconds, rows * time_, "tokens/s", work)
+    return Part(tokens.numel(), 3, contestants)
 
 
-def recurrent() -> list[dict[str, Any]]:
+def recurrent() -> Part:
     """One step of the WikiText-2 LSTM of pytorch/examples: 2 layers of 200, tied, batch 20, 35 steps, 33,278 words."""
     rows, time_, vocab, width = 20, 35, 33_278, 200
     tokens = torch.randint(0, vocab, (rows, time_))
     config = LSTMConfig(vocab=vocab, width=width, layers=2, dropout=0.2)
+
+    def sampled() -> Step:
+        return our_step(config.build(), tokens, "bfloat16", Sampler(tokens.flatten().bincount(minlength=vocab), 1024))
+
     contestants = {
-        "plain torch.nn.LSTM loop, float32": plain_lstm_step(vocab, width, tokens),
-        "textwright, float32": our_step(config.build(), tokens, "float32"),
-        "textwright, bfloat16": our_step(config.build(), tokens, "bfloat16"),
-        "textwright, bfloat16, softmax from 1,024 samples": our_step(
-            config.build(), tokens, "bfloat16", Sampler(tokens.flatten().bincount(minlength=vocab), 1024)
-        ),
+        "plain torch.nn.LSTM loop, float32": Contestant("float32", lambda: plain_lstm_step(vocab, width, tokens)),
+        "textwright, float32": Contestant("float32", lambda: our_step(config.build(), tokens, "float32")),
+        "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
+        "textwright, bfloat16, softmax from 1,024 samples": Contestant("bfloat16", sampled),
     }
-    return rows_of("training step, WikiText-2 LSTM 200", side_by_side(contestants, 7), rows * time_, "tokens/s")
+    return Part(tokens.numel(), 9, contestants, counted=False)
 
 
-def gpu() -> list[dict[str, Any]]:
+def gpu() -> Part:
     """One optimiser step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens, on a GPU."""
     if not torch.cuda.is_available():
         raise SystemExit("no GPU here: nothing is measured")
@@ -99,14 +110,20 @@ def gpu() -> list[dict[str, Any]]:
     tokens = torch.randint(0, 50_257, (16, 1024), device=device)
     config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, positions="learned")
     shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50_257}
-    peer = GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).to(device).train()
+    plain = GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     contestants = {
-        "plain PyTorch loop, bfloat16 autocast": plain_step(peer, lambda: peer(tokens).logits, tokens, torch.bfloat16),
-        "textwright, bfloat16": our_step(config.build().to(device), tokens, "bfloat16"),
+        "plain PyTorch loop, bfloat16 autocast": Contestant(
+            "bfloat16", lambda: hugging_face_step(plain, tokens, torch.bfloat16)
+        ),
+        "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build().to(device), tokens, "bfloat16")),
     }
-    work = matrix_work(contestants["plain PyTorch loop, bfloat16 autocast"])
-    seconds = side_by_side(contestants, 9)
-    return rows_of("training step, 124 M Transformer", seconds, tokens.numel(), "tokens/s", work)
+    return Part(tokens.numel(), 9, contestants)
+
+
+PARTS = {"training": training, "recurrent": recurrent, "gpu": gpu}
+
+
+# who is compared ------------------------------------------------------------------------------------------------------
 
 
 def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler: Sampler | None = None) -> Step:
@@ -129,7 +146,7 @@ def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler
 
 
 def hugging_face_step(config: GPT2Config, tokens: torch.Tensor, dtype: torch.dtype | None) -> Step:
-    model = GPT2LMHeadModel(config).train()
+    model = GPT2LMHeadModel(config).to(tokens.device).train()
     return plain_step(model, lambda: model(tokens).logits, tokens, dtype)
 
 
@@ -164,16 +181,44 @@ def plain_step(
     return step
 
 
-def rows_of(what: str, seconds: dict[str, float], amount: int, unit: str, work: int = 0) -> list[dict[str, Any]]:
-    """One row a contestant; the ratio is to the first, the peer. `work`: operations in matrix products."""
-    first = next(iter(seconds.values()))
-    rows = []
-    for who, value in seconds.items():
-        row = {"what": what, "who": who, "rate": amount / value, "unit": unit, "seconds": value, "ratio": first / value}
-        if work:
-            row["GFLOP/s"] = work / value / 1e9
-        rows.append(row)
-    return rows
+# how it is measured ---------------------------------------------------------------------------------------------------
+
+
+def measure(name: str) -> None:
+    part = PARTS[name]()
+    steps = {who: contestant.make() for who, contestant in part.contestants.items()}
+    first = next(iter(steps))
+    work = matrix_work(steps[first]) if part.counted else 0
+    seconds, rates = side_by_side(steps, part.rounds)
+    del steps
+    rows: list[dict[str, Any]] = []
+    for who, contestant in part.contestants.items():
+        taken = seconds[who]
+        row = {"who": who, "precision": contestant.precision, "tokens/s": part.tokens / taken, "seconds": taken}
+        row |= {"ratio": seconds[first] / taken, "peak GiB": peak(name, who)}
+        rows.append(row | ({"GFLOP/s": work / taken / 1e9} if work else {}))
+        print(f"{who:50s} {taken:8.3f} s  {seconds[first] / taken:5.2f} times", flush=True)
+    keep(name, rows, **{"matrix GFLOP/s": rates})
+
+
+def side_by_side(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of each step, and the best GFLOP/s of square matrix products in each precision; every round runs
+    all of them in turn, after one unmeasured round."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+        for precision in PRECISIONS:
+            rates[precision].append(hardware.matmul_rate(device, getattr(torch, precision), 2048) / 1e9)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return medians, {precision: max(values) for precision, values in rates.items()}
 
 
 def matrix_work(step: Step) -> int:
@@ -183,29 +228,29 @@ def matrix_work(step: Step) -> int:
     return counter.get_total_flops()
 
 
+def peak(name: str, who: str) -> float:
+    """GiB at most in use by a process that does this alone: resident memory, or the GPU's."""
+    command = [sys.executable, __file__, "--peak", name, who]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def own_peak(name: str, who: str) -> float:
+    step = PARTS[name]().contestants[who].make()
+    step()
+    step()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def main() -> None:
-    parts = {"training": training, "recurrent": recurrent, "gpu": gpu}
-    chosen = sys.argv[1:] or ["training", "recurrent"]
     hardware.keep_memory()
-    device = torch.device("cuda" if "gpu" in chosen and torch.cuda.is_available() else "cpu")
-    capability = torch.backends.cpu.get_cpu_capability()
-    machine = {
-        **({"GPU": torch.cuda.get_device_name()} if device.type == "cuda" else {}),
-        "processor": f"{platform.machine()}, {torch.get_num_threads()} threads, {capability}",
-        "torch": torch.__version__,
-        "float32 GFLOP/s": round(hardware.matmul_rate(device, torch.float32, 2048) / 1e9),
-        "bfloat16 GFLOP/s": round(hardware.matmul_rate(device, torch.bfloat16, 2048) / 1e9),
-    }
-    print("; ".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    for part in chosen:
-        results = parts[part]()
-        (RESULTS / f"{part}.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-        print("\n| what | who | rate | seconds | ratio | GFLOP/s |\n|---|---|---:|---:|---:|---:|")
-        for row in results:
-            rate, ratio = f"{row['rate']:,.0f} {row['unit']}", f"{row['ratio']:.2f}"
-            work = f"{row['GFLOP/s']:,.0f}" if "GFLOP/s" in row else ""
-            print(f"| {row['what']} | {row['who']} | {rate} | {row['seconds']:.3f} | {ratio} | {work} |", flush=True)
+    if sys.argv[1:2] == ["--peak"]:
+        print(own_peak(*sys.argv[2:]))
+        return
+    for name in sys.argv[1:] or ["training", "recurrent"]:
+        print(f"{name}: {PARTS[name].__doc__}", flush=True)
+        measure(name)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """llama.cpp, one row: python llama.py SHAPE Q8_0|Q4_0."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -83,7 +84,8 @@ writer.write_header_to_file()
 writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
-model = Llama(path, n_ctx=CONTEXT, n_threads=2, n_threads_batch=2, verbose=False)
+threads = len(os.sched_getaffinity(0))
+model = Llama(path, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
 
 
 def write(rows: int, beams: int) -> int | None:

@@ -42,6 +42,6 @@ def serve(write: Callable[[int, int], int | None]) -> None:
     for line in sys.stdin:
         job = json.loads(line)
         begin = time.perf_counter()
-        tokens = write(job["rows"], job["beams"]) if job else None
+        tokens = write(job["rows"], job["beams"])
         seconds = time.perf_counter() - begin
         print(json.dumps({"tokens": tokens, "seconds": None if tokens is None else seconds}), flush=True)

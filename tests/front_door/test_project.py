@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -114,3 +115,10 @@ def test_budgets_of_the_design() -> None:
     assert functions[-1] <= 100
     assert median(files) <= 150
     assert max(files) <= 500
+
+
+def test_benchmark_tables_are_those_of_the_results() -> None:
+    show = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    tables = show["tables"]()
+    assert tables.count("| **textwright") >= 4
+    assert show["BEGIN"] + "\n" + tables + "\n" + show["END"] in (ROOT / "docs" / "benchmarks.md").read_text("utf-8")

@@ -1,0 +1,177 @@
+"""Results of the benchmarks: kept as JSON, one file a part, and shown as the tables of docs/benchmarks.md.
+
+    python benchmarks/tables.py        # prints them and puts them into the document
+
+A file holds when and on what machine its part was measured, so parts may be measured again one at a time. A ratio is
+to what stood beside it in the same run; rates of different days do not compare.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parent / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- written by benchmarks/tables.py -->\n", "<!-- until here -->\n"
+SHAPES = {
+    "gpt2-124m": "GPT-2's shape, 124 M parameters, 50,257 words, greedy",
+    "char-10m": "10.6 M parameters, 65 characters, sampling from the top 20",
+    "smollm2-135m": "SmolLM2-135M's shape (Llama, 30 layers, 49,152 words), greedy",
+    "lstm": "LSTM of 2 × 650, 10,000 words, greedy",
+    "encdec-60m": "encoder-decoder of 6 + 6 × 512, 32,000 words, greedy",
+}
+COLUMNS = {(1, 1): "1 row", (8, 1): "8 rows", (32, 1): "32 rows", (1, 4): "beam 4"}
+OURS = "textwright"
+WHO = {
+    "hugging_face": "Hugging Face",
+    "plain_lstm": "plain loop",
+    "ctranslate": "CTranslate2",
+    "llama": "llama.cpp",
+    OURS: "**textwright**",
+}
+Row = dict[str, Any]
+Part = dict[str, Any]
+
+
+def keep(name: str, results: Any, **facts: Any) -> None:
+    """Write results/NAME.json."""
+    part = {"measured": date.today().isoformat(), "machine": machine(), "torch": torch.__version__, **facts}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(part | {"results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    told = cpuinfo.read_text() if cpuinfo.exists() else ""
+    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    kinds = torch.backends.cpu.get_cpu_capability() + (" and AMX" if "amx_bf16" in told else "")
+    return f"{processor}, {os.cpu_count()} virtual cores, {kinds}"
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]], figures_from: int = 1) -> str:
+    """Markdown; columns from `figures_from` on are set right."""
+    heads = list(heads)
+    rule = "".join("|---" if column < figures_from else "|---:" for column in range(len(heads))) + "|\n"
+    first, *others = ["| " + " | ".join(cells) + " |\n" for cells in (heads, *rows)]
+    return first + rule + "".join(others)
+
+
+def verdict(goal: float, what: str, reached: float, most: bool = False) -> str:
+    """One line: the goal (at least, or at `most`), what was reached, and whether that is enough."""
+    met = reached <= goal if most else reached >= goal
+    bound, end = "at most" if most else "at least", "met" if met else "missed"
+    return f"Goal: {bound} {goal:g} {what}. Reached: **{reached:.2f}**, {end}.\n"
+
+
+def steps(part: Part) -> str:
+    """Training steps: time, share of the rate of matrix products in the same run, memory."""
+    rows, counted = part["results"], "GFLOP/s" in part["results"][0]
+    heads = ["", "tokens/s", "seconds a step", "times the first", "peak GiB"]
+    kinds = {"tokens/s": ",.0f", "seconds": ".3f", "ratio": ".2f", "peak GiB": ".2f"}
+    lines = [[row["who"], *(format(row[key], kind) for key, kind in kinds.items())] for row in rows]
+    if counted:
+        heads += ["GFLOP/s", "of the products' rate"]
+        for line, row in zip(lines, rows, strict=True):
+            share = row["GFLOP/s"] / part["matrix GFLOP/s"][row["precision"]]
+            line += [f"{row['GFLOP/s']:,.0f}", f"{share:.0%}"]
+    rates = ", ".join(f"{rate:,.0f} in {precision}" for precision, rate in part["matrix GFLOP/s"].items())
+    return f"Matrix products in the same run, GFLOP/s: {rates}.\n\n" + table(heads, lines)
+
+
+def training(part: Part) -> str:
+    best = max(row["ratio"] for row in part["results"] if row["who"].startswith("textwright"))
+    return steps(part) + "\n" + verdict(5, "times a plain float32 loop", best)
+
+
+def preparation(part: Part) -> str:
+    rows = part["results"]
+    lines = [
+        [row["who"], f"{row['MB']:,.0f}", f"{row['seconds']:.1f}", f"{row['MB/s']:.2f}", f"{row['peak GiB']:.2f}"]
+        for row in rows
+    ]
+    shown = table(["", "MB of text", "seconds", "MB/s", "peak GiB"], lines)
+    if len(rows) < 2:
+        return shown + "\n" + verdict(2, "GiB of resident memory", max(row["peak GiB"] for row in rows), most=True)
+    return shown + "\n" + verdict(0.8, "times the library's speed", rows[1]["MB/s"] / rows[0]["MB/s"])
+
+
+def curves(part: Part) -> str:
+    ends = {who: curve[-1] for who, curve in part["results"].items()}
+    ours = {who for who in ends if who.startswith("textwright")}
+    target = min(loss for who, (_, loss) in ends.items() if who not in ours)
+    lines = []
+    for who, curve in part["results"].items():
+        there = next((f"{seconds:.0f}" for seconds, loss in curve if loss <= target), "–")
+        lines.append([f"**{who}**" if who in ours else who, f"{curve[-1][1]:.3f}", f"{curve[-1][0]:.0f}", there])
+    return table(["", "validation loss, nats a token", "after seconds", f"seconds to {target:.3f}"], lines)
+
+
+def generation(part: Part) -> str:
+    """Tokens a second and, in brackets, the ratio to the better figure of the reference."""
+    rows: list[Row] = part["results"]
+    lines, best = [], dict.fromkeys(COLUMNS, 0.0)
+    for who in dict.fromkeys(row["who"] for row in rows):
+        engine, kind = who.split()
+        cells = {(row["rows"], row["beams"]): row for row in rows if row["who"] == who}
+        lines.append([f"{WHO[engine]}, {kind}", *(cell(cells[column]) for column in COLUMNS)])
+        if engine == OURS:
+            best = {column: max(ratio, cells[column]["ratio"] or 0.0) for column, ratio in best.items()}
+    least = min(ratio for ratio in best.values() if ratio)  # no figure where the reference has none
+    goal = verdict(3, "times the better figure of the reference, in every column", least)
+    return table(["", *COLUMNS.values()], lines) + "\n" + goal
+
+
+def cell(row: Row) -> str:
+    if row["rate"] is None:
+        return "–"
+    return f"{row['rate']:,.0f}" + (f" ({row['ratio']:.2f})" if row["ratio"] else "")
+
+
+PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
+    "training": ("A step of nanoGPT's Shakespeare shape (6 × 384, context 256, batch 64, dropout 0.2)", training),
+    "recurrent": ("A step of the WikiText-2 LSTM of pytorch/examples (2 × 200, tied, 33,278 words)", steps),
+    "gpu": ("A step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens", steps),
+    "preparation": ("From a text to token ids, BPE of 8,000", preparation),
+    "preparation-large": ("A text of 5 GB: preparation and 200 steps of training", preparation),
+    "curves-tinyshakespeare": ("tinyshakespeare by characters, at equal time", curves),
+    "curves-wikitext-2": ("WikiText-2 by words, at equal time", curves),
+    **{f"generation-{name}": (f"Writing: {shape}; tokens a second", generation) for name, shape in SHAPES.items()},
+}
+
+
+def tables() -> str:
+    """All parts that were measured, as Markdown."""
+    shown = []
+    for name, (title, show) in PARTS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            part = json.loads(path.read_text(encoding="utf-8"))
+            where = f"{part['measured']}, {part['machine']}, torch {part['torch']}."
+            shown.append(f"**{title}.** {where}\n\n{show(part)}")
+    return "\n".join(shown)
+
+
+def main() -> None:
+    text = tables()
+    print(text)
+    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{DOCUMENT} has no place for the tables: put {BEGIN.strip()} and {END.strip()} into it")
+    DOCUMENT.write_text(before + BEGIN + "\n" + text + "\n" + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
