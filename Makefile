@@ -17,6 +17,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: export CUDA_VISIBLE_DEVICES :=
 bench: .venv/dev .peers/ready
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/preparation.py
@@ -41,13 +42,15 @@ clean:
 	$(PIP) --editable ".[dev]"
 	touch $@
 
-# What we are measured against. llama.cpp is compiled here, which needs a C++ compiler, and is left out where that fails;
-# its own kernels for AMX crashed where we tried them, so it does without.
+# What we are measured against. llama.cpp is compiled here and left out where that fails; its own kernels for AMX crashed
+# where we tried them, so it does without.
 LLAMA_FLAGS := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 PEERS_PIP := .peers/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .peers/ready: benchmarks/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv .peers
 	$(PEERS_PIP) --requirement benchmarks/peers/requirements.txt
-	-CFLAGS="$(LLAMA_FLAGS)" CXXFLAGS="$(LLAMA_FLAGS)" $(PEERS_PIP) llama-cpp-python gguf
+	@echo "compiling llama.cpp, which takes minutes …"
+	CFLAGS="$(LLAMA_FLAGS)" CXXFLAGS="$(LLAMA_FLAGS)" $(PEERS_PIP) llama-cpp-python gguf \
+	    || echo "llama.cpp could not be compiled and is left out; to try again: rm -r .peers"
 	touch $@

@@ -5,10 +5,10 @@
     python benchmarks/generation.py --peers PYTHON                   # with what that interpreter has of the others
     python benchmarks/generation.py --shapes gpt2-124m lstm --rounds 5
 
-Every contestant lives in a process of its own (two OpenMP run-times in one process do not get along), holds a model of
-the same shape with random weights, and waits. They are asked in turn, A B C A B C, and what is told are medians: so a
-slow minute of the machine meets all of them. CTranslate2 and llama.cpp have an environment of their own, which
-`make bench` builds from peers/requirements.txt; llama.cpp is compiled there, and left out where that fails.
+Every contestant lives in a process of its own, holds a model of the same shape with random weights, and waits. They are
+asked in turn, A B C A B C, and what is told are medians: so a slow minute of the machine meets all of them. All models
+of a shape are in memory at once. CTranslate2 and llama.cpp have an environment of their own, which `make bench` builds;
+llama.cpp is compiled there, and left out where that fails.
 
 All texts have a prompt (or a source) of 32 tokens and go on for 64; nothing ends them earlier. Time is from the call to
 the last token, the reading of the prompt included.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tables import COLUMNS, SHAPES, keep
+import torch
+from tables import COLUMNS, SHAPES, keep, versions
 
 HERE = Path(__file__).parent
 KINDS = ("float32", "bfloat16", "int8", "int4")
@@ -37,22 +39,22 @@ PEERS = {
     "lstm": {"plain_lstm": WHOLE},
     "encdec-60m": {"hugging_face": WHOLE, "ctranslate": ("float32", "int8")},
 }
-LIBRARIES = {"ctranslate": "ctranslate2", "llama": "llama_cpp"}  # peer -> what it imports
+LIBRARIES = {"ctranslate": "ctranslate2", "llama": "llama-cpp-python"}  # where others live that are compared
 COMPARED = ("hugging_face", "plain_lstm")  # the better figure of these is 1
 
 
-class Ended(Exception):
-    """A contestant is gone."""
-
-
 class Contestant:
-    """A process that holds a model and writes when asked; Ended when it cannot."""
+    """A process that holds a model and writes when asked. One that ends has no figure from then on."""
 
     def __init__(self, python: str, peer: str, shape: str, kind: str) -> None:
         self.name = f"{peer.rstrip('_')} {kind}"
         command = [python, str(HERE / "peers" / f"{peer}.py"), shape, kind]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ask({"rows": 1, "beams": 1})  # it is ready: kernels that do not suit the machine end here
+        threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # as many for everybody
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | threads
+        )
+        self.ended = False
+        self.ask({"rows": 1, "beams": 1})  # it is ready
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -63,7 +65,10 @@ class Contestant:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise Ended(f"{self.name} ended without an answer")
+        if not self.ended:
+            print(f"{self.name} ended without an answer", flush=True)
+            self.ended = True
+        return {"tokens": None, "seconds": None}
 
     def close(self) -> None:
         self.process.kill()
@@ -72,12 +77,8 @@ class Contestant:
 
 def measure(shape: str, pythons: dict[str, str], rounds: int) -> list[dict[str, Any]]:
     """Median tokens a second of every contestant in every column; None where it does not do that."""
-    contestants = []
-    for peer, kind in [(peer, kind) for peer, kinds in PEERS[shape].items() if peer in pythons for kind in kinds]:
-        try:
-            contestants.append(Contestant(pythons[peer], peer, shape, kind))
-        except Ended as ended:
-            print(f"left out: {ended}", flush=True)
+    peers = [(peer, kind) for peer, kinds in PEERS[shape].items() if peer in pythons for kind in kinds]
+    contestants = [Contestant(pythons[peer], peer, shape, kind) for peer, kind in peers]
     contestants += [Contestant(sys.executable, "textwright_", shape, kind) for kind in KINDS]
     rows = []
     for count, beams in COLUMNS:
@@ -100,24 +101,22 @@ def measure(shape: str, pythons: dict[str, str], rounds: int) -> list[dict[str, 
     return rows
 
 
-def has(python: str, library: str) -> bool:
-    return subprocess.run([python, "-c", f"import {library}"], capture_output=True).returncode == 0
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with ctranslate2 or llama-cpp-python or both")
     asked = parser.parse_args()
-    pythons = {"hugging_face": sys.executable, "plain_lstm": sys.executable}
+    pythons, libraries = dict.fromkeys(COMPARED, sys.executable), versions("transformers")
     for peer, library in LIBRARIES.items():
-        if asked.peers and has(asked.peers, library):
+        found = versions(library, python=asked.peers) if asked.peers else {}
+        if found:
             pythons[peer] = asked.peers
+            libraries |= found
         else:
-            print(f"without {peer}: --peers names no interpreter that has {library}", flush=True)
+            print(f"without {library}: --peers names no interpreter that has it", flush=True)
     for shape in asked.shapes:
-        keep(f"generation-{shape}", measure(shape, pythons, asked.rounds), rounds=asked.rounds)
+        keep(f"generation-{shape}", measure(shape, pythons, asked.rounds), libraries=libraries, rounds=asked.rounds)
 
 
 if __name__ == "__main__":

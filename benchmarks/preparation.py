@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from memory import peak
 
 PIECES = 8000
 BATCH = 2_000_000  # characters that the library gets at once
@@ -88,7 +88,7 @@ def measured(who: str, path: Path) -> dict[str, float]:
     """A contestant in a process of its own."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         command = [sys.executable, __file__, "--child", who, str(path), f"{folder}/run"]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
 
@@ -98,10 +98,9 @@ def main() -> None:
         who, path, folder = sys.argv[2:]
         begin = time.perf_counter()
         tokens = WORK[who](Path(path), Path(folder))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens, "peak GiB": peak}))
+        print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens, "peak GiB": peak()}))
         return
-    from tables import keep  # not in a contestant: it brings torch, whose memory would count
+    from tables import keep, versions  # not in a contestant: it brings torch, whose memory would count
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=0.2)
@@ -120,9 +119,9 @@ def main() -> None:
     rows = []
     for who, results in found.items():
         seconds = statistics.median(result["seconds"] for result in results)
-        peak = max(result["peak GiB"] for result in results)
-        rows.append({"who": who, "MB": size, "seconds": seconds, "MB/s": size / seconds, "peak GiB": peak})
-    keep(f"preparation{'-large' if large else ''}", rows)
+        most = max(result["peak GiB"] for result in results)
+        rows.append({"who": who, "MB": size, "seconds": seconds, "MB/s": size / seconds, "peak GiB": most})
+    keep(f"preparation{'-large' if large else ''}", rows, libraries=versions("tokenizers"))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@
     make bench-gpu                            # a 124 M Transformer on a GPU
 
 Absolute figures drift from machine to machine and with what else runs there; the ratios count. The rate of square
-matrix products is measured between the rounds, and memory afterwards, a process for each contestant. Results go to
+matrix products is measured between the rounds, and memory before them, a process for each contestant. Results go to
 benchmarks/results/, from which `tables.py` makes its tables.
 """
 
 from __future__ import annotations
 
-import resource
+import argparse
 import statistics
 import subprocess
 import sys
@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tables import keep
+from memory import peak as resident_peak
+from tables import keep, versions
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -36,6 +37,10 @@ from textwright.training.optimizer import AdamConfig
 from textwright.training.sampled import Sampler
 
 Step = Callable[[], Any]
+# One model for both: nanoGPT's activation, which torch has fused (GPT-2's own is written out in Python and slower), and
+# biases, which Hugging Face's GPT-2 always has.
+PLAIN: dict[str, Any] = {"activation_function": "gelu", "use_cache": False}
+SAME: dict[str, Any] = {"positions": "learned", "feed_forward": "gelu", "bias": True}
 PRECISIONS: tuple[hardware.Precision, ...] = ("float32", "bfloat16")
 
 
@@ -51,11 +56,13 @@ class Part:
     """What is compared; the first contestant is what the others are compared with.
 
     Attributes:
+        device: where the steps run.
         tokens: of a step.
         rounds: that are timed.
-        counted: whether the operations of the first one's matrix products are those of all.
+        counted: whether matrix products are counted, in the first one's step; torch counts none in fused LSTMs.
     """
 
+    device: torch.device
     tokens: int
     rounds: int
     contestants: dict[str, Contestant]
@@ -70,9 +77,9 @@ def training() -> Part:
     rows, time_, vocab, rate = 64, 256, 65, 0.2
     tokens = torch.randint(0, vocab, (rows, time_))
     shape = {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256, "vocab_size": vocab}
-    plain = GPT2Config(**shape, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
+    plain = GPT2Config(**shape, **PLAIN, resid_pdrop=rate, embd_pdrop=rate, attn_pdrop=rate)
     config = TransformerConfig(
-        vocab=vocab, width=384, layers=6, heads=6, window=256, dropout=rate, attention_dropout=rate, positions="learned"
+        vocab=vocab, width=384, layers=6, heads=6, window=256, dropout=rate, attention_dropout=rate, **SAME
     )
     contestants = {
         "plain PyTorch loop, float32": Contestant("float32", lambda: hugging_face_step(plain, tokens, None)),
@@ -81,7 +88,7 @@ def training() -> Part:
         ),
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
     }
-    return Part(tokens.numel(), 3, contestants)
+    return Part(tokens.device, tokens.numel(), 3, contestants)
 
 
 def recurrent() -> Part:
@@ -99,7 +106,7 @@ def recurrent() -> Part:
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
         "textwright, bfloat16, softmax from 1,024 samples": Contestant("bfloat16", sampled),
     }
-    return Part(tokens.numel(), 9, contestants, counted=False)
+    return Part(tokens.device, tokens.numel(), 9, contestants, counted=False)
 
 
 def gpu() -> Part:
@@ -108,16 +115,16 @@ def gpu() -> Part:
         raise SystemExit("no GPU here: nothing is measured")
     device = torch.device("cuda")
     tokens = torch.randint(0, 50_257, (16, 1024), device=device)
-    config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, positions="learned")
+    config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, **SAME)
     shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50_257}
-    plain = GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    plain = GPT2Config(**shape, **PLAIN, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     contestants = {
         "plain PyTorch loop, bfloat16 autocast": Contestant(
             "bfloat16", lambda: hugging_face_step(plain, tokens, torch.bfloat16)
         ),
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build().to(device), tokens, "bfloat16")),
     }
-    return Part(tokens.numel(), 9, contestants)
+    return Part(tokens.device, tokens.numel(), 9, contestants)
 
 
 PARTS = {"training": training, "recurrent": recurrent, "gpu": gpu}
@@ -186,25 +193,26 @@ def plain_step(
 
 def measure(name: str) -> None:
     part = PARTS[name]()
+    peaks = {who: peak(name, who) for who in part.contestants}  # first: a GPU's memory is still free
     steps = {who: contestant.make() for who, contestant in part.contestants.items()}
     first = next(iter(steps))
     work = matrix_work(steps[first]) if part.counted else 0
-    seconds, rates = side_by_side(steps, part.rounds)
-    del steps
+    seconds, rates = side_by_side(part.device, steps, part.rounds)
     rows: list[dict[str, Any]] = []
     for who, contestant in part.contestants.items():
         taken = seconds[who]
         row = {"who": who, "precision": contestant.precision, "tokens/s": part.tokens / taken, "seconds": taken}
-        row |= {"ratio": seconds[first] / taken, "peak GiB": peak(name, who)}
+        row |= {"ratio": seconds[first] / taken, "peak GiB": peaks[who]}
         rows.append(row | ({"GFLOP/s": work / taken / 1e9} if work else {}))
         print(f"{who:50s} {taken:8.3f} s  {seconds[first] / taken:5.2f} times", flush=True)
-    keep(name, rows, **{"matrix GFLOP/s": rates})
+    keep(name, rows, versions("transformers"), part.device.type, **{"matrix GFLOP/s": rates})
 
 
-def side_by_side(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def side_by_side(
+    device: torch.device, steps: dict[str, Step], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of each step, and the best GFLOP/s of square matrix products in each precision; every round runs
     all of them in turn, after one unmeasured round."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     times: dict[str, list[float]] = {name: [] for name in steps}
     rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
     for turn in range(rounds + 1):
@@ -235,20 +243,26 @@ def peak(name: str, who: str) -> float:
 
 
 def own_peak(name: str, who: str) -> float:
-    step = PARTS[name]().contestants[who].make()
+    part = PARTS[name]()
+    step = part.contestants[who].make()
     step()
     step()
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.cuda.max_memory_allocated() / 2**30 if part.device.type == "cuda" else resident_peak()
 
 
 def main() -> None:
-    hardware.keep_memory()
-    if sys.argv[1:2] == ["--peak"]:
-        print(own_peak(*sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: the first two")
+    parser.add_argument("--peak", nargs=2, metavar=("PART", "WHO"), help="memory of one contestant, in this process")
+    asked = parser.parse_args()
+    unknown = set(asked.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    hardware.keep_memory()  # for all contestants alike
+    if asked.peak:
+        print(own_peak(*asked.peak))
         return
-    for name in sys.argv[1:] or ["training", "recurrent"]:
+    for name in asked.parts or ["training", "recurrent"]:
         print(f"{name}: {PARTS[name].__doc__}", flush=True)
         measure(name)
 

@@ -1,9 +1,9 @@
 """Results of the benchmarks: kept as JSON, one file a part, and shown as the tables of docs/benchmarks.md.
 
-    python benchmarks/tables.py        # prints them and puts them into the document
+    python benchmarks/tables.py        # prints them
 
-A file holds when and on what machine its part was measured, so parts may be measured again one at a time. A ratio is
-to what stood beside it in the same run; rates of different days do not compare.
+A file holds when and on what machine its part was measured, so parts may be measured again one at a time; the document
+follows each time. A ratio is to what stood beside it in the same run; rates of different days do not compare.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
@@ -42,22 +44,43 @@ Row = dict[str, Any]
 Part = dict[str, Any]
 
 
-def keep(name: str, results: Any, **facts: Any) -> None:
-    """Write results/NAME.json."""
-    part = {"measured": date.today().isoformat(), "machine": machine(), "torch": torch.__version__, **facts}
+def keep(name: str, results: Any, libraries: dict[str, str], device: str = "cpu", **facts: Any) -> None:
+    """Write results/NAME.json, and the document's tables.
+
+    Args:
+        results: what the part's table is made of.
+        libraries: versions of those that were compared with.
+        device: that was measured: "cpu" or "cuda".
+        facts: whatever else the table needs.
+    """
+    about = {"measured": date.today().isoformat(), "machine": machine(device), "device": device}
+    about |= {"libraries": versions("torch") | libraries, **facts}
+    text = json.dumps(about | {"results": results}, indent=1) + "\n"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(part | {"results": results}, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{DOCUMENT} has no place for the tables: put {BEGIN.strip()} and {END.strip()} into it")
+    DOCUMENT.write_text(before + begin + "\n" + tables() + "\n" + end + after, encoding="utf-8")
 
 
-def machine() -> str:
-    if torch.cuda.is_available():
+def machine(device: str) -> str:
+    if device == "cuda":
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     told = cpuinfo.read_text() if cpuinfo.exists() else ""
     names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     kinds = torch.backends.cpu.get_cpu_capability() + (" and AMX" if "amx_bf16" in told else "")
-    return f"{processor}, {os.cpu_count()} virtual cores, {kinds}"
+    return f"{processor}, {kinds}, {os.cpu_count()} virtual cores, {torch.get_num_threads()} threads"
+
+
+def versions(library: str, python: str = sys.executable) -> dict[str, str]:
+    """The version of a library that an interpreter has, by name; empty if it has none."""
+    ask = [python, "-c", f"from importlib.metadata import version; print(version('{library}'))"]
+    answer = subprocess.run(ask, capture_output=True, text=True)
+    return {library: answer.stdout.strip()} if answer.returncode == 0 else {}
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]], figures_from: int = 1) -> str:
@@ -72,7 +95,7 @@ def verdict(goal: float, what: str, reached: float, most: bool = False) -> str:
     """One line: the goal (at least, or at `most`), what was reached, and whether that is enough."""
     met = reached <= goal if most else reached >= goal
     bound, end = "at most" if most else "at least", "met" if met else "missed"
-    return f"Goal: {bound} {goal:g} {what}. Reached: **{reached:.2f}**, {end}.\n"
+    return f"- Goal: {bound} {goal:g} {what}. Reached: **{reached:.2f}**, {end}.\n"
 
 
 def steps(part: Part) -> str:
@@ -91,8 +114,12 @@ def steps(part: Part) -> str:
 
 
 def training(part: Part) -> str:
-    best = max(row["ratio"] for row in part["results"] if row["who"].startswith("textwright"))
-    return steps(part) + "\n" + verdict(5, "times a plain float32 loop", best)
+    """Two goals of the whole step: beside the plain loop, and beside the machine's products."""
+    ours = max((row for row in part["results"] if row["who"].startswith(OURS)), key=lambda row: row["ratio"])
+    first = part["results"][0]["who"]
+    goals = verdict(5, f"times the {first}", ours["ratio"]) if part["device"] == "cpu" else ""
+    share = ours["GFLOP/s"] / part["matrix GFLOP/s"][ours["precision"]]
+    return steps(part) + "\n" + goals + verdict(0.5, "of the rate of the matrix products", share)
 
 
 def preparation(part: Part) -> str:
@@ -128,7 +155,8 @@ def generation(part: Part) -> str:
         lines.append([f"{WHO[engine]}, {kind}", *(cell(cells[column]) for column in COLUMNS)])
         if engine == OURS:
             best = {column: max(ratio, cells[column]["ratio"] or 0.0) for column, ratio in best.items()}
-    least = min(ratio for ratio in best.values() if ratio)  # no figure where the reference has none
+    compared = {(row["rows"], row["beams"]) for row in rows if row["ratio"]}  # where the reference has a figure
+    least = min((best[column] for column in compared), default=0.0)
     goal = verdict(3, "times the better figure of the reference, in every column", least)
     return table(["", *COLUMNS.values()], lines) + "\n" + goal
 
@@ -142,7 +170,7 @@ def cell(row: Row) -> str:
 PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "training": ("A step of nanoGPT's Shakespeare shape (6 × 384, context 256, batch 64, dropout 0.2)", training),
     "recurrent": ("A step of the WikiText-2 LSTM of pytorch/examples (2 × 200, tied, 33,278 words)", steps),
-    "gpu": ("A step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens", steps),
+    "gpu": ("A step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens", training),
     "preparation": ("From a text to token ids, BPE of 8,000", preparation),
     "preparation-large": ("A text of 5 GB: preparation and 200 steps of training", preparation),
     "curves-tinyshakespeare": ("tinyshakespeare by characters, at equal time", curves),
@@ -158,20 +186,10 @@ def tables() -> str:
         path = RESULTS / f"{name}.json"
         if path.exists():
             part = json.loads(path.read_text(encoding="utf-8"))
-            where = f"{part['measured']}, {part['machine']}, torch {part['torch']}."
-            shown.append(f"**{title}.** {where}\n\n{show(part)}")
+            libraries = ", ".join(f"{library} {version}" for library, version in part["libraries"].items())
+            shown.append(f"**{title}.** {part['measured']}, {part['machine']}, {libraries}.\n\n{show(part)}")
     return "\n".join(shown)
 
 
-def main() -> None:
-    text = tables()
-    print(text)
-    before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{DOCUMENT} has no place for the tables: put {BEGIN.strip()} and {END.strip()} into it")
-    DOCUMENT.write_text(before + BEGIN + "\n" + text + "\n" + END + after, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    print(tables())

@@ -20,6 +20,7 @@ def build(name: str) -> torch.nn.Module:
             encoder_layers=shape.layers, decoder_layers=shape.layers, encoder_attention_heads=shape.heads,
             decoder_attention_heads=shape.heads, encoder_ffn_dim=shape.inner, decoder_ffn_dim=shape.inner,
             max_position_embeddings=128, eos_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None,
+            activation_function="relu",
         )  # fmt: skip
         return MarianMTModel(config).eval()
     if shape.kv_heads:

@@ -84,7 +84,7 @@ writer.write_header_to_file()
 writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
 writer.close()
-threads = len(os.sched_getaffinity(0))
+threads = int(os.environ["OMP_NUM_THREADS"])
 model = Llama(path, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
 
 

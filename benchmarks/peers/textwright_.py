@@ -25,7 +25,9 @@ def build() -> LanguageModel:
         kind = {"norm": "rmsnorm", "feed_forward": "swiglu", "positions": "rotary", "bias": False, "window": 8192}
         blocks |= {"kv_heads": shape.kv_heads, "inner": shape.inner, "tied": True}
         return TransformerConfig.parse({**blocks, **kind}).build()
-    return TransformerConfig.parse({**blocks, "window": 128, "positions": "learned"}).build()
+    return TransformerConfig.parse(
+        {**blocks, "window": 128, "positions": "learned", "feed_forward": "gelu_tanh"}
+    ).build()
 
 
 def write(rows: int, beams: int) -> int:

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from transformers.utils import logging
 
 logging.set_verbosity_error()
-BLOCK, BATCH, LOOKS, TRIAL = 64, 12, 8, 60
+BLOCK, BATCH, LOOKS, TRIAL = 64, 12, 8, 64
 
 
 class Windows(torch.utils.data.Dataset):
