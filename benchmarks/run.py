@@ -39,7 +39,7 @@ from textwright.training.sampled import Sampler
 Step = Callable[[], Any]
 # One model for both: nanoGPT's activation, which torch has fused (GPT-2's own is written out in Python and slower), and
 # biases, which Hugging Face's GPT-2 always has.
-PLAIN: dict[str, Any] = {"activation_function": "gelu", "use_cache": False}
+PLAIN: dict[str, Any] = {"activation_function": "gelu", "use_cache": False, "bos_token_id": None, "eos_token_id": None}
 SAME: dict[str, Any] = {"positions": "learned", "feed_forward": "gelu", "bias": True}
 PRECISIONS: tuple[hardware.Precision, ...] = ("float32", "bfloat16")
 
