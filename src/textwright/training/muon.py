@@ -44,11 +44,11 @@ class Muon(torch.optim.Optimizer):
         means = [self._mean(weight) for weight in weights]
         torch._foreach_lerp_(means, gradients, 1 - momentum)
         directions = torch._foreach_lerp(gradients, means, momentum)
-        steps = orthogonal(torch.stack([_wide(direction) for direction in directions]))
+        steps = orthogonal(torch.stack([_wide(direction.bfloat16()) for direction in directions]))
         size = lr * 0.2 * math.sqrt(steps.shape[-1])
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         for weight, step in zip(weights, steps, strict=True):
-            weight.add_(step if weight.shape == step.shape else step.mT, alpha=-size)
+            weight.add_(step if weight.shape == step.shape else step.mT.contiguous(), alpha=-size)
 
     def _mean(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -73,14 +73,16 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def _wide(matrix: Tensor) -> Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    """The matrix or its transpose, in one piece: whatever reads a matrix across its rows takes several times as long as
+    this copy."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT.contiguous()
 
 
 def _alike(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """The weights in parts of one shape, or of its transpose."""
     shapes: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
     for weight in weights:
-        shapes[tuple(_wide(weight).shape)].append(weight)
+        shapes[tuple(sorted(weight.shape))].append(weight)
     for shape, alike in shapes.items():
         count = max(1, TOGETHER // math.prod(shape))
         for start in range(0, len(alike), count):
