@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from textwright.decoding import Beam, Request, Result
-from textwright.decoding.combined import Dola, Ensemble, Guided
+from textwright.decoding.combined import Dola, Ensemble, Guided, Unaided
 from textwright.decoding.engine import padded
 from textwright.decoding.steering import PLAIN
 from textwright.decoding.strategies import Decoding, decode, decoding
@@ -81,6 +82,7 @@ class PairModel:
     Attributes:
         model: the run's network, in evaluation mode.
         network: what chooses the tokens: the same, or a model made of several (`together`, `guided`, `dola`).
+        voters: the others it is made of.
         source_tokenizer, tokenizer: of the source and of what is written; one object where they are the same.
         generation: presets.
         config: the run's configuration.
@@ -94,11 +96,11 @@ class PairModel:
         tokenizer: Tokenizer,
         generation: PairGeneration,
         config: WithSource,
-        network: LanguageModel | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
         assert isinstance(model, EncoderDecoder)
-        self.network: LanguageModel = model if network is None else network
+        self.network: LanguageModel = model
+        self.voters: tuple[PairModel, ...] = ()
         self.model, self.source_tokenizer, self.tokenizer = model, source_tokenizer, tokenizer
         self.generation, self.config, self.neighbours = generation, config, neighbours
 
@@ -167,17 +169,26 @@ class PairModel:
         return found
 
     def together(self, others: Sequence[tuple[PairModel, float]], *, fuse: bool = False) -> PairModel:
-        """This model and others, which choose every token by a vote; see `TextModel.together`.
+        """This model and others, which choose every token by a vote; see `TextModel.together`. Where this one reads its
+        sources beside neighbours, the others read them beside the same ones, or without any.
 
         Raises:
-            ConfigError: other tokenizers, or weights that do not fit.
+            ConfigError: other tokenizers or neighbours, or weights that do not fit.
         """
-        for other, _ in others:
-            self._check_tokenizers(other, "models that choose together")
-        weights = [weight for _, weight in others]
+        who = "models that choose together"
+        voters, weights = [other for other, _ in others], [weight for _, weight in others]
+        for other in voters:
+            self._check_tokenizers(other, who)
+            if other.neighbours is None:
+                continue  # it reads a source without them
+            if self.neighbours is None:
+                raise ConfigError(f"{who}: name the run that reads a source beside neighbours first")
+            self._check_neighbours(other, who)
         own = 1.0 if fuse else 1 - sum(weights)
-        networks = [self.network, *(other.network for other, _ in others)]
-        return self._with(Ensemble(networks, [own, *weights], "logarithms" if fuse else "probabilities"))
+        networks = [self.network, *(self._reader(other) for other in voters)]
+        model = self._with(Ensemble(networks, [own, *weights], "logarithms" if fuse else "probabilities"))
+        model.voters = (*self.voters, *voters, *(voter for other in voters for voter in other.voters))
+        return model
 
     def guided(self, scale: float, negative: str) -> PairModel:
         """This model with the influence of its source exaggerated, away from the source `negative`."""
@@ -229,9 +240,9 @@ class PairModel:
     def bare(self) -> PairModel:
         """The same for sources that were read with their prefix."""
         pairs = tuple(source.model_copy(update={"prefix": ""}) for source in self.config.pairs)
-        config = self.config.model_copy(update={"pairs": pairs})
-        parts = self.source_tokenizer, self.tokenizer, self.generation, config
-        return PairModel(self.model, *parts, self.network, self.neighbours)
+        model = copy(self)
+        model.config = self.config.model_copy(update={"pairs": pairs})
+        return model
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -239,22 +250,33 @@ class PairModel:
         """The ids of a source; raises DataError, naming `where` it stands, for an empty or an overlong one."""
         if not source.strip():
             raise DataError(f"{where} is empty: there is nothing to write from")
-        ids, window = self.source_ids(source), self.model.source_window
-        if window is not None and len(ids) > window:
-            raise DataError(
-                f"{where} has {len(ids):,} tokens, this model reads up to {window:,}: split or shorten it "
-                f"({source[:40]!r} …)"
-            )
+        ids = self.source_ids(source)
+        for reader in (self, *self.voters):
+            length = self.own(ids) if reader.neighbours is None else len(ids)
+            window = reader.model.source_window
+            if window is not None and length > window:
+                raise DataError(
+                    f"{where} has {length:,} tokens, {'this model' if reader is self else 'a model that votes'} reads "
+                    f"up to {window:,}: split or shorten it ({source[:40]!r} …)"
+                )
         return ids
 
     def _with(self, network: LanguageModel) -> PairModel:
-        parts = self.source_tokenizer, self.tokenizer, self.generation, self.config
-        return PairModel(self.model, *parts, network, self.neighbours)
+        model = copy(self)
+        model.network = network
+        return model
+
+    def _reader(self, other: PairModel) -> LanguageModel:
+        """What reads this model's sources as the other model reads its own."""
+        unaided = self.neighbours is not None and other.neighbours is None
+        return Unaided(other.network, self.source_tokenizer.end) if unaided else other.network
 
     def _check_tokenizers(self, other: PairModel, who: str) -> None:
         pairs = (self.tokenizer, other.tokenizer), (self.source_tokenizer, other.source_tokenizer)
         if not all(mine.same(theirs) for mine, theirs in pairs):
             raise ConfigError(f"{who} need the same tokenizers, and these two runs have different ones")
+
+    def _check_neighbours(self, other: PairModel, who: str) -> None:
         mine, theirs = self.neighbours, other.neighbours
         if (mine is None) != (theirs is None) or (mine is not None and theirs is not None and not mine.same(theirs)):
             raise ConfigError(f"{who} must read a source beside the same neighbours, and these two runs do not")
@@ -273,6 +295,7 @@ class PairModel:
         strategy = strategy or named
         if draft is not None:
             self._check_tokenizers(draft, "a model and its draft")
+            self._check_neighbours(draft, "a model and its draft")
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)
         if n_best > 1 and how.alternatives:

@@ -80,7 +80,9 @@ def evaluate_pairs(
         interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= LEAST else None
         for metric in metrics
     ]
-    return PairScores(texts, scores, intervals, f"beam {beams}, length penalty {penalty:g}" if beams > 1 else "greedy")
+    search = f"beam {beams}, length penalty {penalty:g}" if beams > 1 else "greedy"
+    votes = f", {1 + len(model.voters)} models vote" if model.voters else ""
+    return PairScores(texts, scores, intervals, search + votes)
 
 
 def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) -> list[Comparison]:

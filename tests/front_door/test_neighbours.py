@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from door import Run
 from test_pairs import SMALL
 
 from textwright import plan_pairs
+from textwright.models import Source
 from textwright.opening import load_pairs
 from textwright.text.bitext import open_bitext
 
@@ -70,11 +72,47 @@ def test_what_does_not_go_with_neighbours_is_refused(run: Run, files: dict[str, 
     run("export", out, tmp_path / "export").fails("neighbours")
     plain = tmp_path / "plain"
     assert run(*words[:5], plain, *words[6:]).code == 0
-    run("convert", out, "7", "--with", f"{plain}=0.5").fails("neighbours", "these two runs do not")
+    run("convert", plain, "7", "--with", f"{out}=0.5").fails("name the run", "neighbours first")
+    run("convert", out, "7", "--draft", plain).fails("neighbours", "these two runs do not")
     (out / "neighbours.safetensors").write_bytes((out / "model.safetensors").read_bytes())
     run("convert", out, "7").fails("neighbours are damaged")
     (out / "neighbours.safetensors").unlink()
     run("convert", out, "7").fails("neighbours.safetensors")
+
+
+def test_runs_with_and_without_neighbours_vote(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    """Each reads a source as it does alone, and every token is chosen by the mean of their probabilities."""
+    runs = {"beside": SMALL["transformer"], "plain": SMALL["gru"]}
+    for name, model in (("beside", "transformer"), ("plain", "gru")):
+        words = ["train", files["train.tsv"], "--task", "convert", "--model", model, *runs[name], "--steps", "6"]
+        extra = ("--set", "neighbours=1") if name == "beside" else ()
+        assert run(*words, *extra, "--out", tmp_path / name).code == 0
+    beside, plain = (load_pairs(tmp_path / name) for name in ("beside", "plain"))
+    start = beside.generation.start
+    together = beside.together([(plain, 0.25)])
+    sources = ["7321", "84"]
+    for source, (text,) in zip(sources, together.write(sources, beams=1), strict=True):
+        logprob = 0.0
+        for place, token in enumerate(text.tokens):
+            read = torch.tensor([[*start, *text.tokens[:place]]])
+            share = torch.zeros(beside.model.head.out_features)
+            for model, weight in ((beside, 0.75), (plain, 0.25)):
+                ids = torch.tensor([model.source_ids(source)])
+                logits = model.model(read, source=Source(ids, torch.tensor([ids.shape[1]]))).logits[0, -1]
+                share += weight * logits.detach().softmax(-1)
+            share[list(beside.generation.unseen)] = 0  # ids that no training text holds are never written
+            logprob += float((share[token] / share.sum()).log())
+        assert text.logprob == pytest.approx(logprob, abs=1e-4)
+
+    vote = ("--with", f"{tmp_path / 'plain'}=0.25")
+    asked = ("evaluate", tmp_path / "beside", "--pairs", files["test.digits"], files["test.words"])
+    (want,) = run("convert", tmp_path / "beside", "7321", *vote, "--beams", "1").out.splitlines()
+    assert want == together.write(["7321"], beams=1)[0][0].text
+    told = json.loads(run(*asked, *vote, "--beams", "1", "--json", "--outputs", tmp_path / "outputs").out)
+    assert told["search"] == "greedy, 2 models vote"
+    texts = (tmp_path / "outputs").read_text().splitlines()
+    digits = files["test.digits"].read_text().splitlines()
+    assert texts[:5] == [text.text for (text,) in together.write(digits[:5], beams=1)]
 
 
 @pytest.mark.parametrize("width", [64, 100, 128, 352, 400])

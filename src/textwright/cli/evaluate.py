@@ -48,12 +48,14 @@ def evaluate(
     degeneration: Annotated[
         bool, typer.Option("--degeneration", help="How much its texts repeat themselves and the training text.")
     ] = False,
+    with_: ways.With = None,
     quantize: ways.Quantize = None,
     seed: Annotated[int | None, typer.Option(help="Of the texts that --degeneration draws (0).")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Measure a run: perplexities in float32 and constant memory, or scores with their signatures and intervals."""
     from textwright.errors import ConfigError
+    from textwright.opening import load_pairs
     from textwright.writer import TextModel
 
     if seed is not None and not degeneration:
@@ -69,7 +71,7 @@ def evaluate(
             "--length-penalty": length_penalty,
         }
         options |= {"--language": language, "--lowercase": lowercase or None, "--outputs": outputs}
-        options |= {"--baselines": baselines or None}
+        options |= {"--baselines": baselines or None, "--with": with_}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
         texts = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
@@ -92,6 +94,7 @@ def evaluate(
     texts = {"--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
     if given := [name for name, value in texts.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
+    model = ways.voting(model, load_pairs, with_)
     chosen = read_test(model, run, data, pairs, fields)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 

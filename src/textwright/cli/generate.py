@@ -78,8 +78,7 @@ def generate(
 ) -> None:
     """Write text with a trained model."""
     from textwright.errors import ConfigError
-    from textwright.opening import as_writer
-    from textwright.opening import load_writer as load
+    from textwright.opening import as_writer, load_writer
 
     if stream and (json or n > 1):
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")
@@ -97,7 +96,7 @@ def generate(
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, prompt, with_, fuse, guidance, negative, dola)
     if draft is not None:
-        options["draft"] = load(draft)
+        options["draft"] = load_writer(draft)
     drawn = seed is None and _draws(strategy, preset, model)
     if drawn:
         seed = secrets.randbelow(2**31)
@@ -132,7 +131,7 @@ def _company(
 ) -> TextModel:
     """The model with the others that choose with it."""
     from textwright.errors import ConfigError
-    from textwright.opening import load_writer as load
+    from textwright.opening import load_writer
 
     if negative is not None and guidance is None:
         raise ConfigError("--negative does nothing without --guidance: add --guidance 1.5")
@@ -140,11 +139,7 @@ def _company(
         model = model.dola()
     if guidance is not None:
         model = model.guided(prompt, guidance, negative or "")
-    for runs, option, is_fusion in ((with_, "--with", False), (fuse, "--fuse", True)):
-        if runs:
-            pairs = [ways.weighted(run, option, "runs/other=0.5") for run in runs]
-            model = model.together([(load(path), weight) for path, weight in pairs], fuse=is_fusion)
-    return model
+    return ways.voting(model, load_writer, with_, fuse)
 
 
 def _draws(strategy: str | None, preset: str | None, model: TextModel) -> bool:

@@ -105,8 +105,4 @@ def _company(
         model = model.dola()
     if guidance is not None and negative is not None:
         model = model.guided(guidance, negative)
-    for runs, option, is_fusion in ((with_, "--with", False), (fuse, "--fuse", True)):
-        if runs:
-            pairs = [ways.weighted(run, option, "runs/other=0.5") for run in runs]
-            model = model.together([(load_pairs(path), weight) for path, weight in pairs], fuse=is_fusion)
-    return model
+    return ways.voting(model, load_pairs, with_, fuse)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from textwright.pair_model import PairModel
     from textwright.text.tokenizers import Tokenizer
     from textwright.writer import TextModel
+
+Model = TypeVar("Model", "TextModel", "PairModel")
 
 PANEL = "How it is written"
 Strategy = Annotated[
@@ -137,6 +139,17 @@ def opened(run: Path, quantize: str | None) -> TextModel | PairModel:
         return load(run)
     model, cost = load_quantized(run, quantize)
     typer.echo(f"textwright: {cost}", err=True)
+    return model
+
+
+def voting(
+    model: Model, load: Callable[[str], Model], with_: Sequence[str] | None, fuse: Sequence[str] | None = None
+) -> Model:
+    """The model with the runs of --with and --fuse, RUN=WEIGHT, that choose its tokens with it."""
+    for runs, option, is_fusion in ((with_, "--with", False), (fuse, "--fuse", True)):
+        if runs:
+            pairs = [weighted(run, option, "runs/other=0.5") for run in runs]
+            model = model.together([(load(path), weight) for path, weight in pairs], fuse=is_fusion)
     return model
 
 
