@@ -124,30 +124,32 @@ def _for(model: LanguageModel, source: Source | None) -> Source | None:
     return source if model.has_source else None
 
 
-class Unaided(LanguageModel):
+class Unaided(Wrapped):
     """A model with a source that does not read the neighbours behind it: so it can vote with one that does.
 
     Args:
-        model: an encoder-decoder.
+        model: an encoder-decoder, or several of them.
         end: the id that a source itself ends with.
     """
 
     def __init__(self, model: LanguageModel, end: int) -> None:
-        super().__init__()
+        super().__init__([model])
         self.model, self.end = model, end
-        self.config, self.embed, self.head = model.config, model.embed, model.head
-        self.window, self.slides, self.has_source = model.window, model.slides, True
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> State:
         return self.model.begin(rows, self._own(source), capacity=capacity)
 
-    def hidden(
-        self, tokens: Tensor, lengths: Tensor | None, state: State | None, source: Source | None
-    ) -> tuple[Hidden, State | None]:
-        return self.model.hidden(tokens, lengths, state, self._own(source))
-
-    def logits(self, hidden: Hidden) -> Tensor:
-        return self.model.logits(hidden)
+    def forward(
+        self,
+        tokens: Tensor,
+        lengths: Tensor | None = None,
+        state: State | None = None,
+        *,
+        source: Source | None = None,
+        last_only: bool = False,
+    ) -> Output:
+        output: Output = self.model(tokens, lengths, state, source=self._own(source), last_only=last_only)
+        return output
 
     def _own(self, source: Source | None) -> Source | None:
         if source is None:
