@@ -90,7 +90,7 @@ def test_runs_with_and_without_neighbours_vote(run: Run, files: dict[str, Path],
     beside, plain = (load_pairs(tmp_path / name) for name in ("beside", "plain"))
     start = beside.generation.start
     together = beside.together([(plain, 0.25)])
-    sources = ["7321", "84"]
+    sources = ["7321864", "8"]  # the second one ends where the first one goes on
     for source, (text,) in zip(sources, together.write(sources, beams=1), strict=True):
         logprob = 0.0
         for place, token in enumerate(text.tokens):

@@ -155,7 +155,10 @@ class Unaided(Wrapped):
         if source is None:
             return None
         own = (source.values == self.end).int().argmax(1) + 1
-        return Source(source.values[:, : int(own.max())], own)
+        values = source.values[:, : int(own.max())]
+        place = torch.arange(values.shape[1], device=values.device)
+        # Behind a short source there may be ids of neighbours that the model has no embedding for.
+        return Source(values.masked_fill(place >= own[:, None], self.end), own)
 
 
 @dataclass(frozen=True)
