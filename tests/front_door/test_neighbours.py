@@ -11,6 +11,7 @@ from door import Run
 from test_pairs import SMALL
 
 from textwright import plan_pairs
+from textwright.errors import DataError
 from textwright.models import Source
 from textwright.opening import load_pairs
 from textwright.text.bitext import open_bitext
@@ -113,6 +114,12 @@ def test_runs_with_and_without_neighbours_vote(run: Run, files: dict[str, Path],
     texts = (tmp_path / "outputs").read_text().splitlines()
     digits = files["test.digits"].read_text().splitlines()
     assert texts[:5] == [text.text for (text,) in together.write(digits[:5], beams=1)]
+
+    run(*asked, "--with", f"{tmp_path / 'plain'}=1.5").fails("got -0.5, 1.5", "less than 1 together")
+    plain.model.source_window = 5
+    assert together.write(["7321"])  # with its end, whatever its neighbours add
+    with pytest.raises(DataError, match="source 1 has 6 tokens, a model that votes reads up to 5"):
+        together.write(["73218"])
 
 
 @pytest.mark.parametrize("width", [64, 100, 128, 352, 400])

@@ -88,7 +88,11 @@ class Ensemble(Wrapped):
         if len(weights) != len(models):
             raise ConfigError(f"expected a weight for each of {len(models)} models, got {len(weights)}")
         if average == "probabilities" and (min(weights) < 0 or abs(sum(weights) - 1) > 1e-6):
-            raise ConfigError("weights of probabilities must be positive and sum to 1")
+            shown = ", ".join(f"{weight:g}" for weight in weights)
+            raise ConfigError(
+                f"votes must be positive and sum to 1, got {shown}, where the first model has what the others leave: "
+                "give those less than 1 together"
+            )
         self.weights, self.average = tuple(weights), average
 
     def begin(self, rows: int, source: Source | None = None, *, capacity: int | None = None) -> Joint:
