@@ -224,6 +224,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
         listener=Listeners(*listeners),
         world=world,
         sampler=job.sampler(model.device),
+        begin=job.begin(),
     )
     progress = trainer.run()
     if not world.first:

@@ -15,6 +15,7 @@ from textwright.run import PairRun, TextRun
 from textwright.text.batching import Batches
 from textwright.text.corpus import Progress
 from textwright.training.hardware import Hardware
+from textwright.training.loop import Begin
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -88,6 +89,10 @@ class Job(ABC):
 
     def sampler(self, device: torch.device) -> Sampler | None:
         """What estimates the softmax in training; None: nothing does."""
+        return None
+
+    def begin(self) -> Begin | None:
+        """What prepares a new model for the data, within the budget; None: nothing does."""
         return None
 
     @abstractmethod

@@ -31,7 +31,9 @@ from textwright.text.batching import Batches, Streams, Windows
 from textwright.text.corpus import Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
+from textwright.training import cooccurrence
 from textwright.training.hardware import Hardware
+from textwright.training.loop import Begin
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -136,6 +138,11 @@ class TextJob(Job):
             return None
         corpus = self.data.train
         return Sampler(counted(corpus, corpus.facts.vocabulary).to(device), size)
+
+    def begin(self) -> Begin | None:
+        if self.config.training.embedding == "random":
+            return None
+        return lambda model: cooccurrence.embed(model.embed, self.data.train)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         quick = min(QUICK, max(LEAST, int(LOOK / (2 * model.count_parameters()))))

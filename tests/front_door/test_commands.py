@@ -9,9 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from door import POEM, TINY, Run
+from safetensors.torch import load_file
 
 import textwright
+from textwright.text.corpus import counted, open_prepared
 
 
 def test_train_prints_a_plan_progress_a_comparison_and_a_verdict(run: Run, text: Path, tmp_path: Path) -> None:
@@ -86,6 +89,23 @@ def test_a_softmax_from_samples_trains_the_same_model(run: Run, text: Path, tmp_
     assert not (tmp_path / "b" / "config.json").exists()
     smooth = ("--set", "training.label_smoothing=0.1")
     run(*words, "--out", tmp_path / "c", *samples, *smooth).fails("label_smoothing", "softmax_samples")
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_an_embedding_begins_from_the_text(run: Run, text: Path, tmp_path: Path, family: str) -> None:
+    words = ("train", text, "--tokenizer", "byte", "--model", family, "--steps", "2", *TINY)
+    words += ("--set", "training.optimizer.learning_rate=1e-6")  # it stays where it begins
+    begun = ("--set", "training.embedding=cooccurrence")
+    assert run(*words, "--out", tmp_path / "a", *begun).code == 0
+    assert run(*words, "--out", tmp_path / "b").code == 0
+    assert run(*words, "--out", tmp_path / "a", *begun).code == 0  # it is not begun a second time
+    one, other = (load_file(tmp_path / name / "model.safetensors")["embed.weight"] for name in "ab")
+    there = counted(open_prepared(tmp_path / "a" / "data").train, len(one)) > 0
+    assert bool(((one - other).abs().amax(1)[there] > 0.01).all())
+    torch.testing.assert_close(one[~there], other[~there], atol=1e-4, rtol=0)
+    wide = ("--set", "model.width=512")
+    run(*words, "--out", tmp_path / "c", *begun, *wide).fails("training.embedding", "1024", "leave it out")
+    assert not (tmp_path / "c" / "config.json").exists()
 
 
 def test_generate_json_is_one_document(run: Run, trained: dict[str, Path]) -> None:

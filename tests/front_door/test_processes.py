@@ -45,9 +45,10 @@ def curve(out: Path) -> list[float]:
 
 @pytest.mark.parametrize("family", ["transformer", "lstm"])
 def test_two_processes_give_the_curve_of_one(text: Path, tmp_path: Path, family: str) -> None:
-    """Also where each of them gathers a step from several parts."""
-    launch(text, tmp_path / "one", family, 1)
-    launch(text, tmp_path / "two", family, 2)
+    """Also where each of them gathers a step from several parts, and where the embedding begins from the text."""
+    begun = {"training.embedding": "cooccurrence"} if family == "lstm" else {}
+    launch(text, tmp_path / "one", family, 1, **begun)
+    launch(text, tmp_path / "two", family, 2, **begun)
     one, two = (curve(tmp_path / name) for name in ("one", "two"))
     assert len(one) == STEPS
     assert two == pytest.approx(one, abs=1e-5)

@@ -12,7 +12,7 @@ from textwright.models import GRUConfig, LanguageModel, LSTMConfig, TransformerC
 from textwright.text.batching import Streams, Windows
 from textwright.text.corpus import Corpus, Facts, counted
 from textwright.training.callbacks import Listener
-from textwright.training.loop import Trainer
+from textwright.training.loop import Begin, Trainer
 from textwright.training.parallel import World
 from textwright.training.records import Look, Progress
 from textwright.training.sampled import Sampler
@@ -62,6 +62,7 @@ def trainer(
     listener: Listener | None = None,
     steps: int = 12,
     model: LanguageModel | None = None,
+    begin: Begin | None = None,
     **changes: Any,
 ) -> Trainer:
     """`softmax_samples` among the changes makes the sampler, too."""
@@ -97,6 +98,7 @@ def trainer(
         listener=listener or Recorder(),
         world=World(),
         sampler=Sampler(counted(data, VOCAB), config.softmax_samples) if config.softmax_samples else None,
+        begin=begin,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from small import MODELS, VOCAB, Recorder, corpus, losses, trainer
 
 from textwright.errors import TrainingError
+from textwright.models import LanguageModel
 from textwright.text.batching import Streams
 from textwright.training import loop
 from textwright.training.loop import triggered
@@ -112,6 +113,27 @@ def test_out_of_memory_splits_the_batch_and_changes_nothing_else(tmp_path: Path,
     assert got.parts == 4
     assert len(recorder.notices) == 2
     assert "split into 4 parts" in recorder.notices[1]
+
+
+def test_a_new_model_is_prepared_once_and_within_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock)
+    models = []
+
+    def begin(model: LanguageModel) -> None:
+        nonlocal clock
+        clock += 45
+        models.append(model)
+
+    stopped = trainer(tmp_path / "run", listener=Stopper(2), begin=begin).run()
+    assert stopped.seconds == 45
+    clock += 1000  # a pause
+    again = trainer(tmp_path / "run", begin=begin).run()
+    assert again.seconds == 45
+    assert len(models) == 1
+    minutes = trainer(tmp_path / "spent", begin=begin, budget=Budget(minutes=0.75)).run()
+    assert minutes.step == 0  # nothing of the time was left
+    assert minutes.finished == loop.SPENT
 
 
 def test_one_row_that_does_not_fit_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch) -> None:

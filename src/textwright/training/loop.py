@@ -40,6 +40,7 @@ from textwright.training.settings import TrainingConfig
 SPENT = "the budget is spent"
 LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
 
+Begin = Callable[[LanguageModel], None]
 Validate = Callable[[LanguageModel], Look]
 Keep = Callable[[LanguageModel, EvaluationRecord], None]
 
@@ -62,6 +63,7 @@ class Trainer:
         listener: is told what happens.
         world: all processes of the run.
         sampler: estimates the softmax in training.
+        begin: prepares a new model before the first step; called in the first process, the others take its weights.
     """
 
     def __init__(
@@ -77,10 +79,11 @@ class Trainer:
         listener: Listener,
         world: World,
         sampler: Sampler | None = None,
+        begin: Begin | None = None,
     ) -> None:
         self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
         self.validate, self.keep, self.listener, self.world = validate, keep, listener, world
-        self.batches = batches
+        self.batches, self.begin = batches, begin
         self.objective = Objective(model, config.label_smoothing, config.r_drop, sampler)
         self.wrapped = world.wrap(self.objective)
         self.tensors = saves.Tensors(model, self._optimizer(model, sampler), self._average(model))
@@ -358,6 +361,7 @@ class Trainer:
         path = saves.newest(self.folder)
         (fresh,) = self.world.agree([float(path is None)])  # before the first process writes anything
         if fresh or path is None:
+            self._begin_anew()
             self._save()
         else:
             self._load(path)
@@ -367,6 +371,16 @@ class Trainer:
             if self.tensors.average is not None and self.config.averaging.kind == "tail":
                 self.tensors.average.n_averaged.zero_()
         self.listener.started(self.progress)
+
+    def _begin_anew(self) -> None:
+        """What is done to a new model costs time of the budget, as its steps do."""
+        if self.begin is None:
+            return
+        began = time.monotonic()
+        if self.world.first:
+            self.begin(self.tensors.model)
+        self.world.spread(self.tensors.model)
+        self._set(seconds=time.monotonic() - began)
 
     def _load(self, path: Path) -> None:
         self.progress = saves.load(path, self.tensors)

@@ -50,6 +50,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def spread(self, module: nn.Module) -> None:
+        """Give every process the first one's weights."""
+        if self.size > 1:
+            for weight in module.parameters():
+                dist.broadcast(weight.data, 0)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with gradients averaged over all processes (Li et al. 2020, DistributedDataParallel)."""
         if self.size == 1:

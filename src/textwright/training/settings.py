@@ -103,3 +103,6 @@ class TextTraining(TrainingConfig):
     softmax_samples: int = Field(
         0, ge=0, description="words that the softmax is estimated from in training, for large vocabularies; 0: all"
     )
+    embedding: Literal["random", "cooccurrence"] = Field(
+        "random", description="what the embedding begins as: vectors at random, or from what stands around each word"
+    )

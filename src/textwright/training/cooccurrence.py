@@ -1,0 +1,75 @@
+"""Vectors for words from what stands around them, for an embedding to begin with.
+
+    n_vc = Σ 1 / d over the places where c stands d ≤ WINDOW tokens from v, before or after
+    M_vc = max(0, log (n_vc Σ_c' n_c'^¾ / (n_v n_c^¾)))           n_v = Σ_c n_vc
+    M    ≈ U S Wᵀ, its `width` largest singular values; the vectors are the rows of U S^½, turned, made equally long
+
+Positive pointwise mutual information with smoothed contexts, and the root of S: section 3 of Levy, Goldberg and Dagan
+2015. Pairs that are nearer count for more as in Pennington et al. 2014 ("GloVe"). The randomised decomposition is
+torch's, algorithm 5.1 of Halko et al. 2011.
+
+Axes: V vocabulary, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from textwright.text.corpus import Corpus
+
+WINDOW = 4
+SMOOTHING = 0.75
+PART = 1 << 20  # tokens whose pairs are counted at once
+PARTS = 16  # that are read at most, evenly over the text
+SPARE = 20  # directions more than wanted, and rounds of iteration: for the accuracy of the decomposition
+ROUNDS = 2
+
+
+@torch.no_grad()
+def embed(table: nn.Embedding, corpus: Corpus) -> None:
+    """Give every word that the text knows a vector that is like those of similar words.
+
+    The table's root mean square stays as it was. A word that stands beside no other keeps its random vector.
+    """
+    found = vectors(counts(corpus, table.num_embeddings), table.embedding_dim).to(table.weight)
+    spread = table.weight.square().mean().sqrt()
+    known = found.any(1, keepdim=True)
+    table.weight.copy_(torch.where(known, found * spread * table.embedding_dim**0.5, table.weight))
+
+
+def counts(corpus: Corpus, vocabulary: int) -> Tensor:
+    """n (V, V), sparse: how much words stand beside each other, also across the end of a document."""
+    total = _sparse(torch.empty(2, 0, dtype=torch.long), torch.empty(0), vocabulary)
+    starts = range(0, len(corpus.tokens), PART)
+    read = min(PARTS, len(starts))
+    for index in range(read):
+        start = starts[index * (len(starts) - 1) // max(read - 1, 1)]
+        part = corpus.tokens[start : start + PART].long()
+        corpus.touched(1, len(part))
+        for distance in range(1, WINDOW + 1):
+            pair = torch.stack([part[:-distance], part[distance:]])
+            total = (total + _sparse(pair, torch.full((pair.shape[1],), 1 / distance), vocabulary)).coalesce()
+    return (total + total.t()).coalesce()
+
+
+def vectors(pairs: Tensor, width: int) -> Tensor:
+    """(V, W) of length 1 from n (V, V); 0 for a word with no pair that is more frequent than by chance.
+
+    Draws from torch's generator.
+    """
+    (word, context), weight = pairs.indices(), pairs.values().double()
+    own = torch.zeros(len(pairs), dtype=torch.float64).index_add_(0, word, weight)
+    smooth = own**SMOOTHING
+    information = (weight * smooth.sum() / (own[word] * smooth[context])).log().float()
+    positive = information > 0
+    matrix = _sparse(pairs.indices()[:, positive], information[positive], len(pairs))
+    left, values, _ = torch.svd_lowrank(matrix, q=width + SPARE, niter=ROUNDS)
+    turn, _ = torch.linalg.qr(torch.randn(width, width))  # no dimension is more than another: dropout hits any
+    known = torch.zeros(len(pairs), 1).index_fill_(0, word[positive], 1)  # a matrix of low rank has directions to spare
+    return F.normalize(known * (left * values.sqrt())[:, :width] @ turn)
+
+
+def _sparse(places: Tensor, values: Tensor, vocabulary: int) -> Tensor:
+    return torch.sparse_coo_tensor(places, values, (vocabulary, vocabulary), check_invariants=True)
