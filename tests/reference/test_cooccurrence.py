@@ -42,7 +42,7 @@ def test_a_long_text_is_read_in_parts_from_all_over_it(monkeypatch: pytest.Monke
 
 
 def test_vectors_are_the_singular_vectors_of_the_information(monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for a turn: the angles between them are the same. With more rounds of iteration the decomposition is exact."""
+    """But for a turn: the angles between them are the same. After more rounds the decomposition is exact."""
     monkeypatch.setattr(cooccurrence, "ROUNDS", 30)
     torch.manual_seed(2)
     vocabulary, width = 40, 5
