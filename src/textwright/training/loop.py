@@ -377,6 +377,7 @@ class Trainer:
         if self.begin is None:
             return
         began = time.monotonic()
+        self.listener.notice("Preparing the new model from the text: this counts towards the budget.")
         if self.world.first:
             self.begin(self.tensors.model)
         self.world.spread(self.tensors.model)
