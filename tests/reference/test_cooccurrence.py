@@ -64,12 +64,15 @@ def test_words_with_the_same_company_begin_alike() -> None:
     ids = groups * 6 + torch.randint(0, 6, (20_000,))  # six words a group, which are interchangeable
     table = nn.Embedding(70, 8)
     before = table.weight.detach().clone()
-    cooccurrence.embed(table, text(ids, 70))
+    cooccurrence.embed(table, text(ids, 70), seed=0)
     unit = nn.functional.normalize(table.weight.detach()[:60])
     alike = unit @ unit.T
     same = torch.arange(60)[:, None] // 6 == torch.arange(60) // 6
     assert alike[same].min() > alike[~same].max()
     torch.testing.assert_close(table.weight[60:], before[60:])  # words that the text does not have
+    other = nn.Embedding(70, 8, _weight=before.clone())
+    cooccurrence.embed(other, text(ids, 70), seed=0)
+    torch.testing.assert_close(other.weight, table.weight)  # a seed decides all that chance does
     spread = before.square().mean().sqrt()
     torch.testing.assert_close(table.weight[:60].square().mean(1).sqrt(), spread.expand(60))
 
@@ -86,5 +89,5 @@ def test_words_without_a_pair_have_no_vector() -> None:
 def test_a_table_without_a_pair_stays() -> None:
     table = nn.Embedding(60, 4)
     before = table.weight.detach().clone()
-    cooccurrence.embed(table, text(torch.tensor([7]), 60))
+    cooccurrence.embed(table, text(torch.tensor([7]), 60), seed=0)
     torch.testing.assert_close(table.weight.detach(), before)

@@ -30,12 +30,14 @@ ROUNDS = 2
 
 
 @torch.no_grad()
-def embed(table: nn.Embedding, corpus: Corpus) -> None:
+def embed(table: nn.Embedding, corpus: Corpus, seed: int) -> None:
     """Give every word that the text knows a vector that is like those of similar words.
 
     The table's root mean square stays as it was. A word that stands beside no other keeps its random vector.
     """
-    found = vectors(counts(corpus, table.num_embeddings), table.embedding_dim).to(table.weight)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = vectors(counts(corpus, table.num_embeddings), table.embedding_dim).to(table.weight)
     spread = table.weight.square().mean().sqrt()
     known = found.any(1, keepdim=True)
     table.weight.copy_(torch.where(known, found * spread * table.embedding_dim**0.5, table.weight))
@@ -70,6 +72,7 @@ def vectors(pairs: Tensor, width: int) -> Tensor:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # four times as fast
         matrix = _sparse(pairs.indices()[:, positive], information[positive], len(pairs)).to_sparse_csr()
         left, values, _ = torch.svd_lowrank(matrix, q=width + SPARE, niter=ROUNDS)
+    left = left * left.gather(0, left.abs().argmax(0, keepdim=True)).sign()  # which rounding decides otherwise
     turn, _ = torch.linalg.qr(torch.randn(width, width))  # no dimension is more than another: dropout hits any
     known = torch.zeros(len(pairs), 1).index_fill_(0, word[positive], 1)  # a matrix of low rank has directions to spare
     return F.normalize(known * (left * values.sqrt())[:, :width] @ turn)
