@@ -172,6 +172,25 @@ def test_the_same_command_goes_on_and_a_larger_budget_too(run: Run, text: Path, 
     assert "Going on after step 6" in more.out
 
 
+def test_a_run_begun_in_bfloat16_goes_on_where_there_is_none(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textwright.training.hardware.has_bfloat16", lambda device: False)
+    out = tmp_path / "run"
+    words = ("train", text, "--tokenizer", "char", "--model", "lstm", "--out", out, *TINY, "--steps")
+    run(*words, "6", "--set", "training.precision=bfloat16").fails("training.precision=float32")
+    assert run(*words, "6").code == 0
+    assert "goes on in float32" not in run(*words, "6").out
+    manifest = json.loads((out / "config.json").read_text())
+    manifest["config"]["training"]["precision"] = "bfloat16"
+    (out / "config.json").write_text(json.dumps(manifest))
+    more = run(*words, "9")
+    assert more.code == 0, more.err
+    assert "it goes on in float32" in more.out
+    assert "Going on after step 6" in more.out
+    assert run("evaluate", out).code == 0
+
+
 def test_other_options_for_the_same_folder_are_refused(run: Run, trained: dict[str, Path], text: Path) -> None:
     run("train", text, "--tokenizer", "byte", "--steps", "5", "--out", trained["lstm"]).fails("--out", "model.family")
 

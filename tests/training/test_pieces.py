@@ -232,6 +232,19 @@ def test_hardware_is_chosen_and_described() -> None:
         hardware.pick_device("tpu")
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda device: has)
+    with hardware.autocast(torch.device("cpu"), "bfloat16"):
+        assert torch.is_autocast_enabled("cpu") is has
+    if has:
+        assert hardware.choose("cpu", "bfloat16").precision == "bfloat16"
+    else:
+        assert hardware.choose("cpu").precision == "float32"
+        with pytest.raises(ConfigError, match=r"no instructions for products in bfloat16: .*float32"):
+            hardware.choose("cpu", "bfloat16")
+
+
 def test_keep_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware.keep_memory()
     monkeypatch.setattr(hardware.sys, "platform", "win32")

@@ -18,6 +18,7 @@ from textwright.fit import Audience, Outcome
 from textwright.job import Job
 from textwright.models import LanguageModel
 from textwright.run import Manifest
+from textwright.training import hardware
 from textwright.training.loop import SPENT
 from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
@@ -71,6 +72,8 @@ class ConsoleAudience(Audience):
             f"training: {training.budget}, batches of {training.batch_tokens:,} tokens, {optimizer.kind} "
             f"{optimizer.learning_rate:g}, {training.schedule.kind}; {manifest.hardware}; into {self.folder}"
         )
+        if training.precision == "bfloat16" and not hardware.has_bfloat16(model.device):
+            self._say(f"The run was begun in bfloat16, but {hardware.WITHOUT_BFLOAT16}: it goes on in float32.")
 
     def started(self, progress: Training) -> None:
         self.resumed_at, self.tokens_before = time.monotonic(), progress.tokens

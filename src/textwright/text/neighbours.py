@@ -83,7 +83,7 @@ class Neighbours:
         known, sizes = torch.unique_consecutive(hashes, return_counts=True)
         weights = (len(sources) / sizes).log()
         every = weights.repeat_interleave(sizes)
-        self._length = torch.zeros(len(sources)).index_add_(0, owners, every).clamp(min=1e-6).sqrt()
+        self._scale = torch.zeros(len(sources)).index_add_(0, owners, every).clamp(min=1e-6).rsqrt()
         rare = sizes <= COMMON
         self._known, self._sizes, self._weights = known[rare], sizes[rare], weights[rare]
         self._owners = owners[rare.repeat_interleave(sizes)]
@@ -136,8 +136,9 @@ class Neighbours:
             rows = torch.arange(len(here)).repeat_interleave(sizes)
             within = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
             owners = self._owners[self._starts[here][rows] + within]
-            sums.index_add_(0, who[rows] * len(self.sources) + owners, self._weights[here][rows])
-        return sums.view(count, -1) / self._length
+            # Few texts share a rare run, so what is added up is scaled, not the sums of all.
+            sums.index_add_(0, who[rows] * len(self.sources) + owners, self._weights[here][rows] * self._scale[owners])
+        return sums.view(count, -1)
 
     def _themselves(self, sources: Ragged) -> tuple[Tensor, Tensor]:
         """Texts that are asked for, and the known ones that are equal to them."""

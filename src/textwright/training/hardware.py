@@ -14,6 +14,7 @@ import torch
 from textwright.errors import ConfigError
 
 Precision = Literal["float32", "bfloat16"]
+WITHOUT_BFLOAT16 = "this processor has no instructions for products in bfloat16"
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,30 @@ class Hardware:
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Measure what is to be chosen: bfloat16 where its products are clearly faster than float32's."""
+    """Measure what is to be chosen: bfloat16 where its products are clearly faster than float32's.
+
+    Raises:
+        ConfigError: there is no such device, or it has no bfloat16 and was asked for it.
+    """
     place = pick_device(device)
+    if precision == "bfloat16" and not has_bfloat16(place):
+        raise ConfigError(f"{WITHOUT_BFLOAT16}: leave out training.precision, or --set training.precision=float32")
     rates: dict[Precision, float] = {"float32": matmul_rate(place, torch.float32)}
-    if precision != "float32":
+    if precision != "float32" and has_bfloat16(place):
         rates["bfloat16"] = matmul_rate(place, torch.bfloat16)
     if precision == "auto":
-        best: Precision = "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
+        best: Precision = "bfloat16" if rates.get("bfloat16", 0.0) > 1.5 * rates["float32"] else "float32"
     else:
         best = "bfloat16" if precision == "bfloat16" else "float32"
     return Hardware(place, best, rates[best])
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are worth asking for. oneDNN computes those of a processor, and asks for AVX-512 or
+    Arm's instructions; without them torch takes loops that are dozens of times slower, and an LSTM layer is refused."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pick_device(device: str) -> torch.device:
@@ -75,8 +90,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512) -> fl
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Matrix products, and the residual stream of a Transformer, in bfloat16 where that was chosen; master weights and
-    losses stay float32."""
-    if precision != "bfloat16":
+    losses stay float32. A run that was begun elsewhere stays in float32 on a device that has none."""
+    if precision != "bfloat16" or not has_bfloat16(device):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 

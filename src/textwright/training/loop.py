@@ -126,7 +126,8 @@ class Trainer:
         if not (torch.isfinite(losses).all() and torch.isfinite(norm)):
             return self._reject(batch, cursor)
         self.rejected = 0
-        self.tensors.optimizer.step()
+        with autocast(self.tensors.model.device, self.config.precision):  # an update may have products, too: Muon's
+            self.tensors.optimizer.step()
         self.tensors.carried = None if after is None else after.detach()
         self._update_average(share)
         self._count(float(losses[1]), batch, cursor)
