@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from tables import COLUMNS, SHAPES, keep, versions
 
+from textwright.training import hardware
+
 HERE = Path(__file__).parent
 KINDS = ("float32", "bfloat16", "int8", "int4")
 WHOLE = ("float32", "bfloat16")
@@ -75,11 +77,16 @@ class Contestant:
         self.process.wait()
 
 
+def able(kind: str) -> bool:
+    """Whether this processor has it: without instructions for bfloat16 nobody would write in it."""
+    return kind != "bfloat16" or hardware.has_bfloat16(torch.device("cpu"))
+
+
 def measure(shape: str, pythons: dict[str, str], rounds: int) -> list[dict[str, Any]]:
     """Median tokens a second of every contestant in every column; None where it does not do that."""
-    peers = [(peer, kind) for peer, kinds in PEERS[shape].items() if peer in pythons for kind in kinds]
+    peers = [(peer, kind) for peer, kinds in PEERS[shape].items() if peer in pythons for kind in kinds if able(kind)]
     contestants = [Contestant(pythons[peer], peer, shape, kind) for peer, kind in peers]
-    contestants += [Contestant(sys.executable, "textwright_", shape, kind) for kind in KINDS]
+    contestants += [Contestant(sys.executable, "textwright_", shape, kind) for kind in KINDS if able(kind)]
     rows = []
     for count, beams in COLUMNS:
         job = {"rows": count, "beams": beams}

@@ -41,7 +41,6 @@ Step = Callable[[], Any]
 # biases, which Hugging Face's GPT-2 always has.
 PLAIN: dict[str, Any] = {"activation_function": "gelu", "use_cache": False, "bos_token_id": None, "eos_token_id": None}
 SAME: dict[str, Any] = {"positions": "learned", "feed_forward": "gelu", "bias": True}
-PRECISIONS: tuple[hardware.Precision, ...] = ("float32", "bfloat16")
 
 
 class Contestant(NamedTuple):
@@ -53,7 +52,8 @@ class Contestant(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What is compared; the first contestant is what the others are compared with.
+    """What is compared; the first contestant is what the others are compared with. Those whose precision a device does
+    not have are left out.
 
     Attributes:
         device: where the steps run.
@@ -86,6 +86,7 @@ def training() -> Part:
         "plain PyTorch loop, bfloat16 autocast": Contestant(
             "bfloat16", lambda: hugging_face_step(plain, tokens, torch.bfloat16)
         ),
+        "textwright, float32": Contestant("float32", lambda: our_step(config.build(), tokens, "float32")),
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
     }
     return Part(tokens.device, tokens.numel(), 3, contestants)
@@ -97,14 +98,16 @@ def recurrent() -> Part:
     tokens = torch.randint(0, vocab, (rows, time_))
     config = LSTMConfig(vocab=vocab, width=width, layers=2, dropout=0.2)
 
+    best = precisions(tokens.device)[-1]
+
     def sampled() -> Step:
-        return our_step(config.build(), tokens, "bfloat16", Sampler(tokens.flatten().bincount(minlength=vocab), 1024))
+        return our_step(config.build(), tokens, best, Sampler(tokens.flatten().bincount(minlength=vocab), 1024))
 
     contestants = {
         "plain torch.nn.LSTM loop, float32": Contestant("float32", lambda: plain_lstm_step(vocab, width, tokens)),
         "textwright, float32": Contestant("float32", lambda: our_step(config.build(), tokens, "float32")),
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
-        "textwright, bfloat16, softmax from 1,024 samples": Contestant("bfloat16", sampled),
+        f"textwright, {best}, softmax from 1,024 samples": Contestant(best, sampled),
     }
     return Part(tokens.device, tokens.numel(), 9, contestants, counted=False)
 
@@ -125,6 +128,11 @@ def gpu() -> Part:
         "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build().to(device), tokens, "bfloat16")),
     }
     return Part(tokens.device, tokens.numel(), 9, contestants)
+
+
+def precisions(device: torch.device) -> tuple[hardware.Precision, ...]:
+    """Those that a device has, the coarsest last."""
+    return ("float32", "bfloat16") if hardware.has_bfloat16(device) else ("float32",)
 
 
 PARTS = {"training": training, "recurrent": recurrent, "gpu": gpu}
@@ -193,13 +201,14 @@ def plain_step(
 
 def measure(name: str) -> None:
     part = PARTS[name]()
-    peaks = {who: peak(name, who) for who in part.contestants}  # first: a GPU's memory is still free
-    steps = {who: contestant.make() for who, contestant in part.contestants.items()}
+    able = {who: one for who, one in part.contestants.items() if one.precision in precisions(part.device)}
+    peaks = {who: peak(name, who) for who in able}  # first: a GPU's memory is still free
+    steps = {who: contestant.make() for who, contestant in able.items()}
     first = next(iter(steps))
     work = matrix_work(steps[first]) if part.counted else 0
     seconds, rates = side_by_side(part.device, steps, part.rounds)
     rows: list[dict[str, Any]] = []
-    for who, contestant in part.contestants.items():
+    for who, contestant in able.items():
         taken = seconds[who]
         row = {"who": who, "precision": contestant.precision, "tokens/s": part.tokens / taken, "seconds": taken}
         row |= {"ratio": seconds[first] / taken, "peak GiB": peaks[who]}
@@ -214,7 +223,7 @@ def side_by_side(
     """Median seconds of each step, and the best GFLOP/s of square matrix products in each precision; every round runs
     all of them in turn, after one unmeasured round."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    rates: dict[str, list[float]] = {precision: [] for precision in precisions(device)}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             begin = time.perf_counter()
@@ -223,7 +232,7 @@ def side_by_side(
                 torch.cuda.synchronize()
             if turn:
                 times[name].append(time.perf_counter() - begin)
-        for precision in PRECISIONS:
+        for precision in precisions(device):
             rates[precision].append(hardware.matmul_rate(device, getattr(torch, precision), 2048) / 1e9)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return medians, {precision: max(values) for precision, values in rates.items()}
