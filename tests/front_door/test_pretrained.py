@@ -375,6 +375,17 @@ def test_a_recurrent_model_steps_elsewhere(run: Run, trained: dict[str, Path], t
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_half_the_size_has_a_price_where_there_is_no_bfloat16(
+    run: Run, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    monkeypatch.setattr("textwright.training.hardware.has_bfloat16", lambda device: has)
+    for precision in ("float32", "bfloat16"):
+        result = run("import", theirs, "--precision", precision, "--out", tmp_path / precision)
+        assert result.code == 0, result.err
+        assert ("writing will be slow" in result.err + result.out) is (precision == "bfloat16" and not has)
+
+
 def test_weights_of_half_the_size(run: Run, theirs: Path, imported: Path, text: Path, tmp_path: Path) -> None:
     """bfloat16 on the disk and in memory; what is learned from there, and what leaves, is float32."""
     small = tmp_path / "small"

@@ -43,6 +43,7 @@ def import_(
     from textwright.cli.sources import tell
     from textwright.errors import ConfigError
     from textwright.importing import import_adapter, import_model
+    from textwright.training import hardware
 
     out = Path("runs") / Path(model).name if out is None else out
     if base is None:
@@ -53,4 +54,6 @@ def import_(
     else:
         import_adapter(Path(model), base, out)
     command, given = ("generate", "--prompt TEXT") if task is None else (task, "TEXT")
+    if precision == "bfloat16" and not hardware.has_bfloat16(hardware.pick_device("auto")):
+        tell(f"note: {hardware.WITHOUT_BFLOAT16}: writing will be slow. Float32 is not, nor is --quantize int8")
     tell(f"to write: textwright {command} {shlex.quote(str(out))} {given}")
