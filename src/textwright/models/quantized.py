@@ -4,6 +4,8 @@
                                          u_i = round(x_i / a), a = max_i |x_i| / 127              a row of the input
     int4   y_o = Σ_i w'_oi x_i           w'_oi = s (q_oi - 8) + z, 0 <= q_oi <= 15                 32 inputs a scale
 
+(63 instead of the second 127 on an x86 processor without VNNI instructions, see `int8_levels`.)
+
 Scales a row: Dettmers et al. 2022, "LLM.int8()", section 2.2; scales of a group of weights: Frantar et al.
 2023, "GPTQ", section 4. Since every row of the input has a scale of its own, a text does not depend on what it is
 written beside. Norms, attention and embeddings stay as they are, and so do matrices with few outputs.
@@ -210,5 +212,5 @@ def pack(integers: Tensor, scale: Tensor) -> torch.ScriptObject:
 
 
 def has_int4() -> bool:
-    """Whether the int4 kernel is there and fast: it wants AVX-512."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+    """Whether the int4 kernel is there and fast: it is written for AVX2 and AVX-512, and a plain loop elsewhere."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
