@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from textwright.models.attention import hidden_after, weights
 from textwright.models.base import EncoderDecoder, Hidden, Source, copy_share
 from textwright.models.blocks import BlockConfig, Cache, ResidualBlock, View, look_around, open_caches
-from textwright.models.layers import Dropout, stream
+from textwright.models.layers import Dropout, autocasted
 from textwright.models.memory import Memory
 from textwright.models.state import State
 from textwright.models.transformer import KeyValueState
@@ -158,7 +158,7 @@ class TransformerEncoderDecoder(EncoderDecoder):
         bias = self.source_position.bias(positions, source.values.shape[1])
         view = View(self.source_position.rotation(positions), mask if bias is None else mask + bias, causal=False)
         x = self.source_position.add(self.source_embed(source.values) * self.scale, positions)
-        x = self.dropout(stream(self.source_embed_norm(x)))
+        x = self.dropout(autocasted(self.source_embed_norm(x)))
         for block in self.encoder:
             x = block(x, view)
         x = self.source_norm(x)
@@ -206,7 +206,9 @@ class TransformerEncoderDecoder(EncoderDecoder):
         return positions, View(self.position.rotation(positions), bias, causal=True)
 
     def _enter(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        x: Tensor = self.dropout(stream(self.embed_norm(self.position.add(self.embed(tokens) * self.scale, positions))))
+        x: Tensor = self.dropout(
+            autocasted(self.embed_norm(self.position.add(self.embed(tokens) * self.scale, positions)))
+        )
         return x
 
     def _run(self, tokens: Tensor, positions: Tensor, view: View, caches: list[Cache] | None, memory: Memory) -> Hidden:

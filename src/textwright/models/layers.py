@@ -48,9 +48,9 @@ class Dropout(nn.Module):
         return f"rate={self.dropped}/256" + ", locked" * self.locked
 
 
-def stream(x: Tensor) -> Tensor:
-    """What enters a stack of blocks, in the type that a surrounding autocast computes in: reading and writing the
-    residual stream in float32 costs a CPU more than the precision is worth."""
+def autocasted(x: Tensor) -> Tensor:
+    """x in the type that a surrounding autocast computes products in. What enters a stack of blocks is put into it:
+    reading and writing the residual stream in float32 costs a CPU more than the precision is worth."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 

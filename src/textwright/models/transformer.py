@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from textwright.models.base import Hidden, LanguageModel, Source, refuse_source
 from textwright.models.blocks import BlockConfig, Cache, ResidualBlock, View, look_around, open_caches
-from textwright.models.layers import Dropout, init_weights, stream
+from textwright.models.layers import Dropout, autocasted, init_weights
 from textwright.models.state import State
 
 
@@ -118,7 +118,7 @@ class TransformerLM(LanguageModel):
         return Hidden(x), KeyValueState(keys, values, after)
 
     def _run(self, tokens: Tensor, positions: Tensor, view: View, caches: list[Cache] | None) -> Tensor:
-        x = self.dropout(stream(self.position.add(self.embed(tokens), positions)))
+        x = self.dropout(autocasted(self.position.add(self.embed(tokens), positions)))
         for layer, block in enumerate(self.blocks):
             x = block(x, view, caches[layer] if caches else None)
         y: Tensor = self.norm(x)

@@ -11,7 +11,7 @@ and is used alone.
 Matrices of one shape, or of its transpose, are orthogonalised together: a model has dozens of small ones, and a product
 of a small matrix costs less than its call. torch.optim.Muon, which takes them one by one, is what the tests compare
 with. It works in bfloat16 always; here a step under autocast does, and any other in float32: a processor without
-instructions for bfloat16 takes sixty times as long for these products in it.
+instructions for bfloat16 takes dozens of times as long for these products in it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from textwright.models.layers import autocasted
 
 TOGETHER = 2**22  # elements orthogonalised at once, or one matrix, so that large models need little more memory
 
@@ -45,8 +47,7 @@ class Muon(torch.optim.Optimizer):
         means = [self._mean(weight) for weight in weights]
         torch._foreach_lerp_(means, gradients, 1 - momentum)
         directions = torch._foreach_lerp(gradients, means, momentum)
-        dtype = _dtype_of_products(weights[0])
-        steps = orthogonal(torch.stack([_wide(direction.to(dtype)) for direction in directions]))
+        steps = orthogonal(torch.stack([_wide(autocasted(direction)) for direction in directions]))
         size = lr * 0.2 * math.sqrt(steps.shape[-1])
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         for weight, step in zip(weights, steps, strict=True):
@@ -71,11 +72,6 @@ def orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
     return x
-
-
-def _dtype_of_products(weight: Tensor) -> torch.dtype:
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def _wide(matrix: Tensor) -> Tensor:
