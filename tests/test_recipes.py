@@ -28,7 +28,11 @@ def test_every_file_of_a_recipe_has_its_hash(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TEXTWRIGHT_DATA", "/data")
     recipe = read_recipe(path)
     named = set(re.findall(r"/data/[^']+", str(recipe.run)))
-    assert recipe.sha256.keys() == named
+    if recipe.results:
+        assert recipe.sha256.keys() == named
+    else:  # its data may not have been at hand
+        assert "not measured yet" in recipe.about
+        assert recipe.sha256.keys() <= named
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in recipe.sha256.values())
 
 

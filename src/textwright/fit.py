@@ -146,7 +146,11 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     prepared = data / "request.json"  # written last: the data was prepared to the end, as it is asked for
     if not (prepared.exists() and read_json(prepared) == request):
         shutil.rmtree(data, ignore_errors=True)
-        kind.prepare(asked, data, audience.preparing)
+        try:
+            kind.prepare(asked, data, audience.preparing)
+        except BaseException:  # half of it is of no use
+            shutil.rmtree(data, ignore_errors=True)
+            raise
         write_json(prepared, request)
     defaults = kind.defaults(asked, data, place, world.size)
     config = parse_run(merge(defaults, asked))

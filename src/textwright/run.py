@@ -15,6 +15,7 @@ RUN/training/           the training state that a resume needs
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -442,12 +443,14 @@ def merge(defaults: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, An
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second training out of the folder. The lock is the system's: it is gone when the process is."""
+    """Keep a second training out of the folder. The lock is the system's: it is gone when the process is. A folder that
+    was made here, and in which nothing began, is gone as well."""
     try:
         import fcntl
     except ImportError:  # not on Windows
         yield
         return
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / RUN, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -457,6 +460,10 @@ def locked(folder: Path) -> Iterator[None]:
             raise ConfigError(f"another training runs in {folder}: wait for it, or give another --out") from None
         for rest in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             rest.unlink()
-        yield
+        try:
+            yield
+        finally:
+            if new and [path.name for path in folder.glob("*")] == [RUN]:
+                shutil.rmtree(folder)
     finally:
         os.close(handle)

@@ -30,7 +30,6 @@ from textwright.noise import mix
 
 LONGEST = 6  # tokens of a run
 COMMON = 3000  # texts with a run from which on it is too common to be looked up
-SCORES = 2**23  # likenesses computed, and entries looked up, at once
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,8 @@ class Neighbours:
 
     def beside(self, sources: Sequence[Sequence[int]], most: int | None = None) -> list[list[int]]:
         """Each source, which ends with its end id, and its neighbours: as many of them as fit into `most` ids."""
-        composed: list[list[int]] = []
-        size = max(1, SCORES // len(self.sources))
-        for start in range(0, len(sources), size):
-            part = sources[start : start + size]
-            for source, numbers in zip(part, self.nearest(Ragged.of(part)).tolist(), strict=True):
-                composed.append(self._composed(list(source), numbers, most))
-        return composed
+        found = self.nearest(Ragged.of(sources)).tolist()
+        return [self._composed(list(source), numbers, most) for source, numbers in zip(sources, found, strict=True)]
 
     def nearest(self, sources: Ragged) -> Tensor:
         """(B, count) numbers of the nearest pairs, the nearest first; -1 where no further one shares anything."""
@@ -111,43 +105,42 @@ class Neighbours:
         hashes, askers = _runs(sources)
         themselves = self._themselves(sources)
         for place in range(self.count):
-            likeness = self._likeness(hashes, askers, len(sources))
-            likeness[themselves] = 0.0
-            value, best = likeness.max(1)
-            found[:, place] = torch.where(value > 0, best, -1)
+            found[:, place] = best = self._most_alike(hashes, askers, themselves)
             # What was found is not looked for again.
-            shown, owners = _runs(Ragged.of([self.sources[number] for number in best.tolist()]))
+            shown, owners = _runs(Ragged.of([self.sources[number] for number in best.clamp(min=0).tolist()]))
             left = ~torch.isin(mix(hashes + askers), mix(shown + owners))
             hashes, askers = hashes[left], askers[left]
         return found
 
-    def _likeness(self, hashes: Tensor, askers: Tensor, count: int) -> Tensor:
-        """(B, D) from the runs (M,) of the texts (M,)."""
-        sums = torch.zeros(count * len(self.sources))
+    def _most_alike(self, hashes: Tensor, askers: Tensor, themselves: Sequence[Tensor]) -> Tensor:
+        """(B,) the known text that is most like the runs (M,) of each text, -1 where none is; askers (M,) says whose
+        runs they are, `themselves` what none of them may find."""
+        best = torch.full((len(themselves),), -1)
         if not len(self._known):
-            return sums.view(count, -1)
+            return best
         places = torch.searchsorted(self._known, hashes).clamp(max=len(self._known) - 1)
         hit = self._known[places] == hashes
-        places, askers = places[hit], askers[hit]
-        _, sizes = torch.unique_consecutive(self._sizes[places].cumsum(0) // SCORES, return_counts=True)
-        parts = sizes.tolist()
-        for here, who in zip(torch.split(places, parts), torch.split(askers, parts), strict=True):
-            sizes = self._sizes[here]
-            rows = torch.arange(len(here)).repeat_interleave(sizes)
-            within = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
-            owners = self._owners[self._starts[here][rows] + within]
-            # Few texts share a rare run, so what is added up is scaled, not the sums of all.
-            sums.index_add_(0, who[rows] * len(self.sources) + owners, self._weights[here][rows] * self._scale[owners])
-        return sums.view(count, -1)
+        asking, order = askers[hit].sort(stable=True)
+        theirs = torch.split(places[hit][order], torch.bincount(asking, minlength=len(best)).tolist())
+        likeness = torch.zeros(len(self.sources))  # one text at a time: so it stays in the cache
+        for asker, here in enumerate(theirs):
+            if not len(here):
+                continue
+            sizes, starts = self._sizes[here], self._starts[here]
+            with_one = [self._owners[a:b] for a, b in zip(starts.tolist(), (starts + sizes).tolist(), strict=True)]
+            owners = torch.cat(with_one)
+            likeness.zero_().index_add_(0, owners, self._weights[here].repeat_interleave(sizes))
+            likeness *= self._scale
+            likeness[themselves[asker]] = 0.0
+            if (most := likeness.max()) > 0:  # telling where it stands would take ten times as long
+                best[asker] = owners[likeness[owners] == most].min()
+        return best
 
-    def _themselves(self, sources: Ragged) -> tuple[Tensor, Tensor]:
-        """Texts that are asked for, and the known ones that are equal to them."""
+    def _themselves(self, sources: Ragged) -> list[Tensor]:
+        """For each text that is asked for, the known ones that are equal to it."""
         wholes = _whole(sources)
-        first, after = (torch.searchsorted(self._wholes, wholes, right=right) for right in (False, True))
-        sizes = after - first
-        askers = torch.arange(len(sources)).repeat_interleave(sizes)
-        within = torch.arange(len(askers)) - (sizes.cumsum(0) - sizes)[askers]
-        return askers, self._order[first[askers] + within]
+        first, after = (torch.searchsorted(self._wholes, wholes, right=right).tolist() for right in (False, True))
+        return [self._order[a:b] for a, b in zip(first, after, strict=True)]
 
     def _composed(self, source: list[int], numbers: list[int], most: int | None) -> list[int]:
         read, end = source, source[-1]
