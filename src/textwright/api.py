@@ -362,8 +362,20 @@ def asked_pairs(
     }
     for key, sources in (("valid_pairs", valid), ("test_pairs", test)):
         if sources:
-            request[key] = [source.dump() for source in sources]
+            request[key] = [_alike(source, pairs).dump() for source in sources]
     return override(request, assignments)
+
+
+def _alike(held: PairSource, pairs: Sequence[PairSource]) -> PairSource:
+    """Pairs that are held back, with their sources composed as those of the training pairs unless they say how."""
+    changes: dict[str, Any] = {}
+    prefixes, turns = {source.prefix for source in pairs}, {source.turns for source in pairs}
+    if len(prefixes) == 1 and "prefix" not in held.model_fields_set:
+        changes["prefix"] = prefixes.pop()
+    dialogue = kind_of_pairs(held, files_of(held.path)[0]) == "dialogue"
+    if len(turns) == 1 and held.turns is None and dialogue:
+        changes["turns"] = turns.pop()
+    return held.model_copy(update=changes)
 
 
 def _complete(

@@ -16,7 +16,7 @@ from textwright.evaluating.languages import guess_language
 from textwright.evaluating.scores import Score
 from textwright.evaluating.tasks import items, judge, judges
 from textwright.job import Job, Measures
-from textwright.models import EncoderDecoder, LanguageModel
+from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
 from textwright.models.seq2seq import Seq2SeqConfig
 from textwright.pair_model import PairModel, cut, source_names
 from textwright.reporting import Section, Table, alignment, table
@@ -26,7 +26,7 @@ from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import IGNORE, Batches
 from textwright.text.bitext import Bitext, PairPlan, known_pairs, open_bitext, prepare_pairs, raw_pairs, shift_of
 from textwright.text.buckets import Buckets, Sides
-from textwright.text.corpus import Progress, counted
+from textwright.text.corpus import Corpus, Progress, counted
 from textwright.text.neighbours import Neighbours, as_tensors
 from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
 from textwright.text.resegment import STRETCH, Resegmented, check_dropout
@@ -101,6 +101,7 @@ class PairJob(Job):
             valid_fraction=config.valid_fraction,
             test_fraction=config.test_fraction,
             neighbours=config.neighbours,
+            copying=_copies(config),
         )
         prepare_pairs(plan, folder, progress)
 
@@ -131,11 +132,12 @@ class PairJob(Job):
         if config.neighbours:
             write_file(out / NEIGHBOURS, partial(save_tensors, tensors=as_tensors(*known_pairs(data))))
         if config.base is not None:
-            _begin(Path(config.base), prepared, out)
+            _begin(Path(config.base), config, prepared, out)
             return
         end = prepared.tokenizer.end
-        unseen = (counted(prepared.train.target, prepared.tokenizer.size) == 0).nonzero().flatten().tolist()
-        banned = tuple(token for token in unseen if token != end)
+        size = prepared.tokenizer.size
+        seen = torch.stack([counted(corpus, size) for corpus in _written(config, prepared)]).sum(0)
+        banned = tuple(token for token in range(size) if not seen[token] and token != end)
         write_generation(out, PairGeneration(start=(end,), end=end, unseen=banned, growth=prepared.facts.growth))
 
     def describe(self) -> str:
@@ -145,8 +147,14 @@ class PairJob(Job):
         return (
             f"pairs: {train.pairs:,} to train on ({self.data.facts.report.text()}){beside}, "
             f"{self.data.valid.pairs:,} to validate, {self.data.test.pairs:,} to test; "
-            f"{tokens[0]:,} source tokens, {tokens[1]:,} target tokens of {self.kinds}\n{self.audit()}"
+            f"{tokens[0]:,} source tokens, {tokens[1]:,} target tokens of {self.kinds}\n"
+            f"{self._left_out()}{self.audit()}"
         )
+
+    def _left_out(self) -> str:
+        """A line for each split that was held back and is not whole: its scores are those of fewer pairs."""
+        held = zip(("to validate", "to test"), self.data.facts.held, strict=False)
+        return "".join(f"of the pairs {what}: {report.text()}\n" for what, report in held if report.dropped)
 
     def audit(self) -> str:
         """The first training pair as the model meets it: what it reads, and each token that carries loss in [].
@@ -284,7 +292,16 @@ def _picture(writer: PairModel, pairs: Sequence[Pair]) -> list[Block]:
     return []
 
 
-def _begin(base: Path, prepared: Bitext, out: Path) -> None:
+def _written(config: PairRun, data: Bitext) -> list[Corpus]:
+    """Where the tokens stand that a model can write: in the training targets, and for a pointer in the sources, too."""
+    return [data.train.target, *([data.train.source] if _copies(config) else [])]
+
+
+def _copies(config: PairRun) -> bool:
+    return isinstance(config.model, Seq2SeqConfig | EncoderDecoderConfig) and config.model.copying
+
+
+def _begin(base: Path, config: PairRun, prepared: Bitext, out: Path) -> None:
     """The run's own copy of a base's weights and habits; it may write what the new targets hold, and as long.
 
     Raises:
@@ -297,7 +314,8 @@ def _begin(base: Path, prepared: Bitext, out: Path) -> None:
             "such a model cannot be fine-tuned here"
         )
     longest = max(then.growth, prepared.facts.growth)
-    write_generation(out, learned_since(then, prepared.train.target).model_copy(update={"growth": longest}))
+    now = learned_since(then, *_written(config, prepared))
+    write_generation(out, now.model_copy(update={"growth": longest}))
     begin_from(base, out)
 
 

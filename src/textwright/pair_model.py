@@ -147,6 +147,8 @@ class PairModel:
             raise ConfigError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
         if max_new_tokens is not None and max_ratio is not None:
             raise ConfigError("max_new_tokens and max_ratio both say where a text is cut: leave out one of them")
+        if not (0 <= min_ratio < math.inf and (max_ratio is None or 0 < max_ratio < math.inf)):
+            raise ConfigError(f"expected ratios of tokens above 0, got min_ratio {min_ratio:g}, max_ratio {max_ratio}")
         words = taken(options, WORDS)
         how = self._how(strategy, preset, n_best, seed, draft, options)
         ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
@@ -223,12 +225,31 @@ class PairModel:
 
     def framed(self, source: str) -> str:
         """The source with what the training put in front of every one of them."""
-        prefixes = sorted({pairs.prefix for pairs in self.config.pairs})
+        prefixes = self.prefixes
         if len(prefixes) == 1:
             return prefixes[0] + source
         if not source.startswith(tuple(prefix for prefix in prefixes if prefix)) and "" not in prefixes:
             raise ConfigError(f"this model has several tasks; begin every source with one of: {', '.join(prefixes)}")
         return source
+
+    @property
+    def prefixes(self) -> list[str]:
+        """What the training put in front of sources: several of them are several tasks."""
+        return sorted({pairs.prefix for pairs in self.config.pairs})
+
+    def task_prefix(self, given: str | None) -> str:
+        """What stands in front of the sources of one of the model's tasks; with one task it need not be given.
+
+        Raises:
+            ConfigError: none is given where there are several, or one that the model was not trained with.
+        """
+        prefixes = self.prefixes
+        told = ", ".join(map(repr, prefixes))
+        if given is None and len(prefixes) > 1:
+            raise ConfigError(f"this model has several tasks: say which one by --prefix and one of {told}")
+        if given is not None and given not in prefixes:
+            raise ConfigError(f"prefix {given!r}: this model was trained with {told}")
+        return prefixes[0] if given is None else given
 
     @property
     def looks(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from textwright.errors import ConfigError
 from textwright.plan import EFFICIENCY, seconds_of, warmup
 from textwright.run import PairRun, merge, parse_run
 from textwright.training.hardware import Hardware
@@ -63,8 +64,10 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
 
 
 def check(asked: Mapping[str, Any]) -> None:
-    """Raise ConfigError for unknown keys and impossible values."""
-    parsed(asked)
+    """Raise ConfigError for unknown keys, impossible values, and what the task would ignore."""
+    config = parsed(asked)
+    if config.task != "translate" and (config.language is not None or config.lowercase):
+        raise ConfigError(f"leave out language and lowercase: they are for scores of translations, not {config.task}")
     place = Hardware(torch.device("cpu"), "float32", 1e11)
     parse_run(merge(defaults(asked, PairSituation(256, None, 10_000, 100_000, 100_000, 50, 50, place)), asked))
 

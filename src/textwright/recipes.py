@@ -49,6 +49,11 @@ class Result(Config):
     baseline: dict[str, float] = Field(default_factory=dict)
     note: str = ""
 
+    @property
+    def ranged(self) -> str:
+        """The figure for people: 73.0, or 73.0 ± 0.2."""
+        return f"{self.value:g}" if self.range is None else f"{self.value:g} ± {self.range:g}"
+
 
 class Recipe(Config):
     """A recipe's contents."""

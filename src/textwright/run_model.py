@@ -79,10 +79,12 @@ def begin_from(base: Path, out: Path) -> None:
         write_file(target, lambda path: _link(file, path))
 
 
-def learned_since(generation: G, train: Corpus) -> G:
-    """How the base writes, except that it may write what the new training text holds, too."""
-    counts = counted(train, train.facts.vocabulary)
-    unseen = tuple(id for id in generation.unseen if id >= len(counts) or not counts[id])
+def learned_since(generation: G, *train: Corpus) -> G:
+    """How the base writes, except that it may write what the new training texts hold, too."""
+    unseen = generation.unseen
+    for corpus in train:
+        counts = counted(corpus, corpus.facts.vocabulary)
+        unseen = tuple(id for id in unseen if id >= len(counts) or not counts[id])
     return generation.model_copy(update={"unseen": unseen})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,10 +10,26 @@ from pathlib import Path
 import pytest
 from door import Run
 
+from textwright.api import train_pairs
+from textwright.opening import load_pairs
+from textwright.text.bitext import raw_pairs
+from textwright.text.pairs import PairSource
+
 SMALL = {
     "transformer": ("--set", "model.width=32", "--set", "model.inner=64", "--set", "model.layers=1"),
     "gru": ("--set", "model.width=32"),
 }
+
+
+@pytest.fixture(scope="module")
+def spelled_in_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small translator over pieces of bytes."""
+    folder = tmp_path_factory.mktemp("pieces")
+    (folder / "train.tsv").write_text("".join(f"word {n}\tWort {n}\n" for n in range(300)), encoding="utf-8")
+    source = PairSource(path=str(folder / "train.tsv"))
+    settings = {"model.width": 32, "training.evaluations": 1}
+    train_pairs("translate", source, model="gru", tokenizer="bpe", steps=4, out=folder / "run", settings=settings)
+    return folder / "run"
 
 
 def test_an_exact_task_is_learned(run: Run, spoken: Path, files: dict[str, Path]) -> None:
@@ -112,8 +129,6 @@ def test_compare_two_runs(run: Run, spoken: Path, files: dict[str, Path], tmp_pa
 
 
 def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-
     chats = tmp_path / "chats.jsonl"
     chats.write_text(
         "".join(json.dumps({"turns": ["Hello!", "Hi.", "Bye."]}) + "\n" for _ in range(30)), encoding="utf-8"
@@ -202,6 +217,107 @@ def test_mixed_up_sides(run: Run, files: dict[str, Path], tmp_path: Path) -> Non
     run("train", "--task", "translate", *pairs, *swapped, "--out", tmp_path / "run").fails(
         "look swapped", "source first"
     )
+
+
+def test_characters_that_only_bytes_can_read_are_told(run: Run, spelled_in_pieces: Path) -> None:
+    """Pieces of bytes read everything, so their vocabulary does not tell what was in no training source."""
+    result = run("translate", spelled_in_pieces, "你好 ☃")
+    assert result.code == 0
+    assert "nothing but characters or words never seen" in result.err and "'你'" in result.err
+    assert "never seen" not in run("translate", spelled_in_pieces, "word 12").err
+
+
+def test_input_that_is_not_utf8(run: Run, spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = "你好世界，今天天气很好，我们一起去公园散步吧".encode("gb18030")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(written), encoding="utf-8"))
+    run("convert", spoken).fails("standard input is not utf-8", "--input")
+    run("convert", spoken, "7", "--min-ratio", "-1").fails("min_ratio -1")
+    run("convert", spoken, "7", "--max-ratio", "inf").fails("max_ratio inf")
+
+
+def test_evaluation_looks_at_its_pairs_first(run: Run, spoken: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    turned = run("evaluate", spoken, "--pairs", files["test.words"], files["test.digits"])
+    assert "are the sides mixed up?" in turned.err
+    run("evaluate", spoken, "--lowercase").fails("for translations")
+    run("evaluate", spoken, "--language", "zh").fails("for translations")
+    settings = ("--set", "language=zh")
+    run("train", files["train.tsv"], "--task", "convert", "--out", tmp_path / "run", *settings).fails("language")
+    long = tmp_path / "long.tsv"
+    long.write_text("12\ttwelve\n\n" + "1 " * 300 + "\tone\n", encoding="utf-8")
+    run("evaluate", small_translator(run, files, tmp_path), "--data", long).fails("long.tsv:3", "reads up to 64")
+
+
+def small_translator(run: Run, files: dict[str, Path], folder: Path) -> Path:
+    out = folder / "translator"
+    pairs = ("--pairs", files["train.digits"], files["train.words"])
+    done = run("train", "--task", "translate", *pairs, "--steps", "4", "--out", out, *SMALL["transformer"])
+    assert done.code == 0, done.err
+    return out
+
+
+def test_pairs_that_are_held_back_and_left_out_are_told(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    valid = tmp_path / "valid.tsv"
+    valid.write_text("12\ttwelve\n13\t\n14\tfourteen\n", encoding="utf-8")
+    words = ("train", files["train.tsv"], "--task", "convert", "--valid", valid, "--steps", "4")
+    done = run(*words, "--out", tmp_path / "run", *SMALL["gru"])
+    assert "of the pairs to validate: dropped 1 of 3 pairs" in done.out
+    assert "valid.tsv:2" in done.out
+
+
+# Several tasks, and what stands in front of sources -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twofold(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Path:
+    """One model that was shown digits to words and words to digits."""
+    out, digits, words = tmp_path_factory.mktemp("runs") / "twofold", files["train.digits"], files["train.words"]
+    there = PairSource(path=str(digits), target=str(words), prefix="say: ")
+    back = PairSource(path=str(words), target=str(digits), prefix="count: ")
+    settings = {"model.width": 32, "training.evaluations": 1}
+    train_pairs("answer", [there, back], model="gru", tokenizer="char", steps=4, out=out, settings=settings)
+    return out
+
+
+def test_a_model_of_several_tasks_is_told_which_one(run: Run, twofold: Path, files: dict[str, Path]) -> None:
+    pairs = ("--pairs", files["test.words"], files["test.digits"])
+    run("evaluate", twofold, *pairs).fails("several tasks", "--prefix", "'count: '", "'say: '")
+    run("evaluate", twofold, *pairs, "--prefix", "sing: ").fails("'sing: '", "'count: '")
+    run("evaluate", twofold, "--prefix", "count: ").fails("--data or --pairs")
+    done = run("evaluate", twofold, *pairs, "--prefix", "count: ")
+    assert done.code == 0, done.err
+    assert "mixed up" not in done.err
+    asked = ("answer", twofold, "--question", "twelve")
+    run(*asked).fails("several tasks")
+    assert run(*asked, "--prefix", "count: ").code == 0
+
+
+def test_validation_pairs_are_composed_as_the_training_pairs(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ("train", files["train.tsv"], "--task", "convert", "--valid", files["test.tsv"], "--prefix", "say: ")
+    done = run(*words, "--steps", "4", "--out", out, *SMALL["gru"])
+    assert done.code == 0, done.err
+    assert "first pair: s|a|y|:| |" in done.out  # the prefix does not decide what the sources are made of
+    assert all(pair.source.startswith("say: ") for pair in raw_pairs(out / "data" / "valid"))
+    run("train", "--prefix", "say: ").fails("--prefix", "--task translate")
+
+
+def test_a_pointer_may_write_what_only_sources_hold(run: Run, tmp_path: Path) -> None:
+    """In training no target holds a digit; a pointer copies one all the same, and a model without may not write it."""
+    table = tmp_path / "names.tsv"
+    names = ["".join(chr(97 + number // 26**place % 26) for place in range(3)) for number in range(300)]
+    rows = [f"{number} {name}\t{name}\n" for number, name in enumerate(names)]
+    table.write_text("".join(rows), encoding="utf-8")
+    unseen = {}
+    for copying in ("true", "false"):
+        out = tmp_path / copying
+        words = ("train", table, "--task", "summarize", "--model", "gru", "--tokenizer", "char", "--steps", "4")
+        done = run(*words, "--set", f"model.copying={copying}", "--set", "model.width=32", "--out", out)
+        assert done.code == 0, done.err
+        model = load_pairs(out)
+        digits = set(model.tokenizer.encode("0123456789"))
+        unseen[copying] = digits & set(model.generation.unseen)
+    assert len(unseen["false"]) == 10
+    assert not unseen["true"]
 
 
 def test_sources_of_the_wrong_side_are_told(run: Run, spoken: Path, files: dict[str, Path]) -> None:

@@ -247,7 +247,7 @@ def encoded(model: Any, source: Tensor) -> tuple[list[Tensor], list[Memory]]:
     c = model.config
     x, finals = [model.source_embed.weight[token] for token in source.tolist()], []
     for cell in model.encoder:
-        width = torch.zeros(c.encoder_width or c.width).double()
+        width = torch.zeros(c.encoded).double()
         directions = [("l0", range(len(x)))] + [("l0_reverse", range(len(x) - 1, -1, -1))] * c.bidirectional
         sides, ends = [], []
         for suffix, order in directions:

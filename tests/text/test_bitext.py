@@ -20,6 +20,7 @@ from textwright.text.bitext import LOOK, Bitext, PairPlan, open_bitext, prepare_
 from textwright.text.buckets import Sides
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
+from textwright.text.sides import never_read, read_characters
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig
 
 DATA = Path(os.environ.get("TEXTWRIGHT_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -317,7 +318,50 @@ def test_a_prefix_does_not_hide_that_sides_changed_places(tmp_path: Path) -> Non
         prepare(tmp_path / "data", train, valid=[wrong.model_copy(update=prefix)])
 
 
+def test_each_task_is_compared_with_its_own_training_pairs(tmp_path: Path) -> None:
+    """One model for both directions: whichever is validated on, its sides are those of its own training pairs."""
+    couples = translations()
+    turned = [(target, source) for source, target in couples]
+    there = parallel(tmp_path, couples[:250]).model_copy(update={"prefix": "en: "})
+    back = parallel(tmp_path, turned[:250], "back").model_copy(update={"prefix": "de: "})
+    held = parallel(tmp_path, turned[250:], "held")
+    for number, order in enumerate(((there, back), (back, there))):
+        right = held.model_copy(update={"prefix": "de: "})
+        assert prepare(tmp_path / f"right{number}", *order, valid=[right]).valid.pairs == 50
+        wrong = held.model_copy(update={"prefix": "en: "})
+        with pytest.raises(DataError, match="look swapped"):
+            prepare(tmp_path / f"wrong{number}", *order, valid=[wrong])
+
+
+# What is kept for later ----------------------------------------------------------------------------------------------
+
+
+def test_characters_of_the_training_sources_alone(tmp_path: Path) -> None:
+    couples = [(f"ab {number}", "xyz") for number in range(30)]
+    valid = parallel(tmp_path, [("é 1", "x")], "valid")
+    prepare(tmp_path / "data", parallel(tmp_path, couples), valid=[valid])
+    assert read_characters(tmp_path / "data") == frozenset("ab 0123456789")
+    assert never_read("a é\n9é", read_characters(tmp_path / "data")) == ["é"]
+    assert read_characters(tmp_path) == frozenset() and never_read("é", frozenset()) == []
+
+
+def test_what_was_left_out_of_every_split_is_known(tmp_path: Path) -> None:
+    valid = parallel(tmp_path, [("a", "b"), ("c", "")], "valid")
+    facts = prepare(tmp_path / "data", parallel(tmp_path, translations(60)), valid=[valid]).facts
+    assert facts.held[0].text().startswith("dropped 1 of 2 pairs: 1 empty on one side (first: ")
+    assert not facts.held[1].dropped
+
+
 # Tokenizers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pointer_needs_one_vocabulary(tmp_path: Path) -> None:
+    """Sides that would get tokenizers of their own share one where tokens are copied."""
+    couples = [(f"abc{number}", " ".join(f"abc{number}".upper())) for number in range(200)]
+    apart = prepare(tmp_path / "apart", parallel(tmp_path, couples))
+    assert not apart.source_tokenizer.same(apart.tokenizer)
+    together = prepare(tmp_path / "together", parallel(tmp_path, couples), copying=True)
+    assert together.source_tokenizer.same(together.tokenizer)
 
 
 def spelled(count: int) -> list[tuple[str, str]]:

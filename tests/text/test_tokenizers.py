@@ -261,6 +261,9 @@ def test_segmenter_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tokenizer.decode(tokenizer.encode("the cat sat")) == "the cat sat"
     assert tokenizer.decode(tokenizer.encode("cat the dog")) == "<unk> the <unk>"
     assert tokenizer.unseen("the dog sat the dog") == ["dog"]
+    for told in ("the cat dog sat", "cat the"):  # also where a word stands behind an unexpected space
+        assert len(tokenizer.surfaces(told)) == len(tokenizer.encode(told))
+        assert "".join(tokenizer.surfaces(told)) == told
     assert tokenizer.end not in tokenizer.encode("<|end:jieba|> <|end:jieba|>")
     monkeypatch.setattr(segmenters, "_LIMIT", 7)
     assert "".join(segmenter("jieba")("one\ntwo\nthreefour\n")) == "one\ntwo\nthreefour\n"

@@ -19,6 +19,7 @@ def answer(
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
     scores: Annotated[bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each answer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a question and nothing else.")] = False,
+    prefix: ways.Prefix = None,
     quantize: ways.Quantize = None,
 ) -> None:
     """Answer questions."""
@@ -26,6 +27,7 @@ def answer(
     from textwright.errors import ConfigError
     from textwright.opening import as_pairs
     from textwright.text.pairs import compose_question
+    from textwright.text.sources import decoded
 
     if (input is None) == (question is None):
         raise ConfigError("ask one question, --question TEXT with --context TEXT, or give many with --input FILE")
@@ -37,7 +39,10 @@ def answer(
     else:
         text = (context or "").strip()
         if text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
+            text = "".join(decoded(Path(text[1:]), None)).strip()
         read = [(compose_question(question, text) if text else question, "the question")]
+    task = model.task_prefix(prefix)
+    if len(model.prefixes) > 1:  # a single one is put in front of every source anyway
+        read = [(task + text if text.strip() else text, where) for text, where in read]
     options = {} if beams is None else {"beams": beams}
     sources.write(model, run, read, sources.Printing(scores=scores, json=json), n_best=n_best, **options)

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from textwright.cli import ways
+
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A run.")],
     second: Annotated[Path, typer.Argument(help="Another one, trained for the same task.")],
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
     data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
+    prefix: ways.Prefix = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Compare two runs by paired bootstrap resampling (Koehn 2004): is the difference more than chance?"""
@@ -23,7 +26,7 @@ def compare(
     from textwright.pair_scores import compare_pairs, comparison_table
 
     models = load_pairs(first), load_pairs(second)
-    tested = read_test(models[0], first, data, pairs, None)
+    tested = read_test(models[0], first, data, pairs, None, prefix)
     found = compare_pairs(*models, tested)
     if json:
         typer.echo(jsons.dumps([one.dump() for one in found], ensure_ascii=False, indent=2))

@@ -23,6 +23,7 @@ def evaluate(
     ] = None,
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
     fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs or answers.")] = None,
+    prefix: ways.Prefix = None,
     answers: Annotated[
         bool, typer.Option("--answers", help="--data holds examples or conversations: measure the answers in it alone.")
     ] = False,
@@ -67,6 +68,7 @@ def evaluate(
         options: dict[str, Any] = {
             "--pairs": pairs,
             "--fields": None if answers else fields,
+            "--prefix": prefix,
             "--beams": beams,
             "--length-penalty": length_penalty,
         }
@@ -95,7 +97,9 @@ def evaluate(
     if given := [name for name, value in texts.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
     model = ways.voting(model, load_pairs, with_)
-    chosen = read_test(model, run, data, pairs, fields)
+    if (language is not None or lowercase) and model.config.task != "translate":
+        raise ConfigError(f"{run} was trained to {model.config.task}: --language and --lowercase are for translations")
+    chosen = read_test(model, run, data, pairs, fields, prefix)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
 
@@ -174,10 +178,20 @@ def _degeneration(model: TextModel, run: Path, useless: Mapping[str, Any], seed:
 
 
 def read_test(
-    model: PairModel, run: Path, data: str | None, pairs: tuple[str, str] | None, fields: tuple[str, str] | None
+    model: PairModel,
+    run: Path,
+    data: str | None,
+    pairs: tuple[str, str] | None,
+    fields: tuple[str, str] | None,
+    prefix: str | None = None,
 ) -> list[Pair]:
-    """The pairs to measure on: files, a table, or what the run was tested on."""
-    from textwright.cli.sources import tell
+    """The pairs to measure on: files, a table, or what the run was tested on.
+
+    Raises:
+        ConfigError: options that exclude each other, or several tasks and none named.
+        DataError: a file cannot be read, or a source of it is longer than the model reads.
+    """
+    from textwright.cli.sources import check, tell
     from textwright.errors import ConfigError
     from textwright.run import ImportedPairs
     from textwright.text.bitext import raw_pairs
@@ -187,6 +201,8 @@ def read_test(
         raise ConfigError("give --data or --pairs, not both")
     if fields is not None and data is None:
         raise ConfigError("--fields names the columns of a table: give it with --data")
+    if prefix is not None and data is None and pairs is None:
+        raise ConfigError("--prefix says what --data or --pairs are for: give it with one of them")
     if data is None and pairs is None and isinstance(model.config, ImportedPairs):
         raise ConfigError(
             f"{run} was imported and has no pairs of its own: give --pairs SOURCES TARGETS, or --data FILE"
@@ -199,11 +215,13 @@ def read_test(
         trained = model.config.pairs[0]
         asked = {"path": data, "fields": fields or trained.fields, "turns": trained.turns}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
-    found = list(read_pairs(source.model_copy(update={"prefix": model.config.pairs[0].prefix})))
+    found = list(read_pairs(source.model_copy(update={"prefix": model.task_prefix(prefix)})))
     real = [pair for pair in found if pair.source.strip() and pair.target.strip()]
     if len(real) < len(found):
         first = next(pair.where for pair in found if not (pair.source.strip() and pair.target.strip()))
         tell(f"left out {len(found) - len(real)} of {len(found)} pairs that are empty on a side (first: {first})")
+    own = model.prefixes[0] if len(model.prefixes) == 1 else ""  # a single one is put in front of every source anyway
+    check(model, run, [(pair.source.removeprefix(own), pair.where) for pair in real])
     return _items(model, real)
 
 
@@ -232,12 +250,12 @@ def _pairs(
 
     from textwright.pair_scores import baseline_scores, evaluate_pairs
 
+    simple = baseline_scores(model, run, pairs, language=compared[0], lowercase=compared[1]) if baselines else {}
     result = evaluate_pairs(
         model, pairs, beams=search[0], length_penalty=search[1], language=compared[0], lowercase=compared[1]
     )
     if outputs is not None:
         outputs.write_text("".join(text.replace("\n", " ") + "\n" for text in result.texts), encoding="utf-8")
-    simple = baseline_scores(model, run, pairs, language=compared[0], lowercase=compared[1]) if baselines else {}
     if json:
         plain = {name: [score.dump() for score in scores] for name, scores in simple.items()}
         typer.echo(

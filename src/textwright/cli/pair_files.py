@@ -11,20 +11,23 @@ if TYPE_CHECKING:
 Files = tuple[str, str]
 
 
-def pair_files(what: str, table: str | None, files: Files | None, fields: Files | None) -> list[PairSource]:
-    """One source of pairs, from a table or from two files."""
+def pair_files(
+    what: str, table: str | None, files: Files | None, fields: Files | None, prefix: str | None = None
+) -> list[PairSource]:
+    """One source of pairs, from a table or from two files, with what is put in front of every source."""
     from textwright.errors import ConfigError
     from textwright.text.pairs import PairSource
 
     if table is not None and files is not None:
         raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
+    framed = {} if prefix is None else {"prefix": prefix}
     if files is not None:
         if fields is not None and what == "the training data":
             raise ConfigError("--fields names the columns of a table: leave it out with --pairs")
-        return [PairSource.parse({"path": files[0], "target": files[1]}, "pairs")]
+        return [PairSource.parse({"path": files[0], "target": files[1], **framed}, "pairs")]
     if table is None:
         return []
-    return [PairSource.parse({"path": table, **({"fields": list(fields)} if fields else {})}, "pairs")]
+    return [PairSource.parse({"path": table, **({"fields": list(fields)} if fields else {}), **framed}, "pairs")]
 
 
 def refuse(given: Mapping[str, object], message: str) -> None:

@@ -42,14 +42,28 @@ def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool =
     if whole and (text is not None or file is not None):
         raise ConfigError("--whole is about standard input: leave it out")
     if whole:
-        return [(sys.stdin.read().strip(), "standard input")]
+        return [(_standard_input().strip(), "standard input")]
     if text is not None:
         return [(text, "the text")]
     if file is None:
-        return [(line.rstrip("\n"), f"line {number}") for number, line in enumerate(sys.stdin, 1)]
+        lines = _standard_input().removesuffix("\n").split("\n")
+        return [(line.rstrip("\r"), f"line {number}") for number, line in enumerate(lines, 1)]
     trained: PairSource = model.config.pairs[0]
     bare = trained.model_copy(update={"prefix": ""})  # the model puts it in front
     return [(source.text, source.where) for source in read_sources(str(file), bare)]
+
+
+def _standard_input() -> str:
+    from textwright.errors import DataError
+
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        encoding = sys.stdin.encoding
+        raise DataError(
+            f"standard input is not {encoding}: put it into a file, whose encoding is told by its bytes, and give it "
+            "with --input FILE"
+        ) from None
 
 
 def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], printing: Printing, **options: Any) -> None:
@@ -119,15 +133,15 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
         DataError: one is longer than the model reads; it says where.
     """
     from textwright.errors import DataError
-    from textwright.text.sides import looks_like_target
+    from textwright.text.sides import looks_like_target, never_read, read_characters
 
-    strange = []
+    strange, read = [], read_characters(run / "data")
     for text, where in sources:
         try:
             model.checked(where, text)
         except DataError as error:
             raise DataError(f"{error}. Nothing was written") from None
-        unseen = model.source_tokenizer.unseen(text)
+        unseen = model.source_tokenizer.unseen(text) or never_read(text, read)
         if unseen:
             all_of_it = not set("".join(text.split())) - set("".join(unseen))
             strange.append(
@@ -138,7 +152,7 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
         tell(line)
     if len(strange) > TOLD:
         tell(f"… and {len(strange) - TOLD} more such sources")
-    if looks_like_target(run / "data", [text for text, _ in sources]):
+    if len(model.prefixes) == 1 and looks_like_target(run / "data", [text for text, _ in sources]):
         tell("these sources look like what this model writes, not like what it reads: are the sides mixed up?")
 
 

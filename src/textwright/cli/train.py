@@ -30,6 +30,9 @@ def train(
     valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
     test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
     fields: Annotated[Files | None, typer.Option(help="Columns of source and target in a table.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help='Put in front of every source, such as "summarize: "; in use it is added again.')
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="rnn, gru, lstm or transformer.", show_default="transformer")
     ] = None,
@@ -55,7 +58,13 @@ def train(
     if model is not None and model not in FAMILIES:
         raise ConfigError(f"--model {model}: unknown family.{nearest(model, FAMILIES)}")
     settings, budget = tuple(set_ or ()), (minutes, steps, epochs)
-    files = {"--pairs": pairs, "--valid-pairs": valid_pairs, "--test-pairs": test_pairs, "--fields": fields}
+    files: dict[str, Any] = {
+        "--pairs": pairs,
+        "--valid-pairs": valid_pairs,
+        "--test-pairs": test_pairs,
+        "--fields": fields,
+    }
+    files |= {"--prefix": prefix}
     request: dict[str, Any]
     if source is not None and is_recipe(source):
         others = {"--task": task, "--valid": valid, "--test": test, "--model": model, "--tokenizer": tokenizer, **files}
@@ -68,7 +77,7 @@ def train(
         request = asked(name, family, tokenizer or "auto", valid, test, *budget, seed or 0, settings)
         folder = out or default_folder(name, family)
     else:
-        train_on = pair_files("the training data", source, pairs, fields)
+        train_on = pair_files("the training data", source, pairs, fields, prefix)
         if not train_on:
             raise ConfigError(f"--task {task} needs pairs: --pairs SOURCES TARGETS, or one file that holds both sides")
         validate_on = pair_files("--valid", valid, valid_pairs, fields)

@@ -40,6 +40,10 @@ Bias = Annotated[
     list[str] | None,
     typer.Option(metavar="TEXT=NUMBER", help="Make a word likelier, or less likely.", rich_help_panel=PANEL),
 ]
+Prefix = Annotated[
+    str | None,
+    typer.Option(help="Of a model that was trained for several tasks: which one, by what stands in front of sources."),
+]
 Seed = Annotated[int | None, typer.Option(help="Repeats a sample; otherwise one is drawn.", rich_help_panel=PANEL)]
 Temperature = Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder.", rich_help_panel=PANEL)]
 TopK = Annotated[int | None, typer.Option(help="Draw among the k most likely tokens.", rich_help_panel=PANEL)]

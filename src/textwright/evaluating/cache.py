@@ -71,7 +71,7 @@ def cached_losses(
     model.eval()
     batches, context = batches_of(model, corpus, end, None)
     total = torch.zeros(len(thetas), len(weights), dtype=torch.float64)
-    shares, tokens = torch.tensor(weights), 0
+    shares, tokens = torch.tensor(weights, device=model.device), 0
     state: State | None = None
     memory: Memory | None = None
     for batch in batches:
@@ -87,7 +87,7 @@ def cached_losses(
         for row, one in enumerate(found):
             share = torch.where(some[real][:, None], shares, 0.0)  # there is nothing to look up in the beginning
             mixed = (1 - share) * own[:, None] + share * one[real][:, None]
-            total[row] -= mixed.clamp(min=TINY).log().double().sum(0)
+            total[row] -= mixed.clamp(min=TINY).log().double().sum(0).cpu()
         memory = memory.with_steps(hidden.values.float(), batch, size)
         tokens += int(real.sum())
     return total, tokens, context

@@ -55,15 +55,16 @@ class WordErrorRate(_ErrorRate):
 
 
 class PhonemeErrorRate(_ErrorRate):
-    """Phoneme error rate, of phonemes with spaces in between: `HH AH0 L OW1`."""
+    """Phoneme error rate, of phonemes with spaces in between: `HH AH0 L OW1`; each character of a script without spaces
+    counts as one, as in pinyin to 汉字."""
 
     name = "phoneme error rate"
 
     def split(self, text: str) -> list[str]:
-        return text.split()
+        return tokens(text)
 
     def signature(self, references: Sequence[Sequence[str]], sums: Tensor) -> str:
-        return describe(references, "fewest edits|case:mixed|punct:yes|tok:spaces")
+        return describe(references, "fewest edits|case:mixed|punct:yes|tok:spaces, characters in unspaced scripts")
 
 
 class ExactStrings(Pairwise):

@@ -53,7 +53,9 @@ class Seq2SeqConfig(BaseConfig):
     family: Literal["seq2seq"] = "seq2seq"
     cell: Literal["rnn", "gru", "lstm"] = "gru"
     bidirectional: bool = True
-    encoder_width: int | None = Field(None, gt=0, description="of each direction; None: as wide as the decoder")
+    encoder_width: int | None = Field(
+        None, gt=0, description="of each direction; None: the decoder's, or half of it if need be"
+    )
     bridge: Literal["linear", "pass", "none"] = Field("linear", description="how the decoder's first state is made")
     attention: AlignmentConfig = Field(default_factory=GeneralAlignment)
     input_feeding: bool = False
@@ -64,21 +66,37 @@ class Seq2SeqConfig(BaseConfig):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.source_vocab is not None and (self.shared or self.copying):
-            raise ValueError("shared and copying need one vocabulary: leave out source_vocab, or both")
+            raise ValueError(
+                "shared and copying need one vocabulary for source and target: leave out source_vocab, or give both "
+                "sides one tokenizer (bpe, or char)"
+            )
         if self.attention.kind == "none" and (self.input_feeding or self.copying):
             raise ValueError("input_feeding and copying need attention: set them to false")
         if self.attention.kind == "dot" and self.memory != self.width:
-            raise ValueError(f"dot attention needs an encoder as wide as the decoder: {self.memory} and {self.width}")
+            raise ValueError(self._unequal("dot attention"))
         if self.attention.kind == "multihead" and self.width % self.attention.heads:
             raise ValueError(f"width {self.width} must be a multiple of attention.heads {self.attention.heads}")
         if self.bridge == "pass" and self.memory != self.width:
-            raise ValueError(f"bridge=pass needs an encoder as wide as the decoder: {self.memory} and {self.width}")
+            raise ValueError(self._unequal("bridge=pass"))
         return self
 
     @property
     def memory(self) -> int:
         """Width of an encoded place."""
-        return (self.encoder_width or self.width) * (2 if self.bidirectional else 1)
+        return self.encoded * (2 if self.bidirectional else 1)
+
+    @property
+    def encoded(self) -> int:
+        """Width of one direction of the encoder."""
+        same = self.attention.kind == "dot" or self.bridge == "pass"  # these put both widths on one another
+        return self.encoder_width or (self.width // 2 if self.bidirectional and same else self.width)
+
+    def _unequal(self, what: str) -> str:
+        even = " and take an even model.width" if self.bidirectional and self.width % 2 else ""
+        return (
+            f"{what} needs an encoder as wide as the decoder, and they have {self.memory} and {self.width} units: "
+            f"leave out model.encoder_width{even}"
+        )
 
     def build(self) -> Seq2Seq:
         return Seq2Seq(self)
@@ -107,7 +125,7 @@ class Seq2Seq(EncoderDecoder):
         self.embed = nn.Embedding(config.vocab, width)
         self.source_embed = nn.Embedding(self.source_vocab, width)
         self.encoder = nn.ModuleList(
-            config.make_cell(memory if n else width, config.encoder_width or width, bidirectional=config.bidirectional)
+            config.make_cell(memory if n else width, config.encoded, bidirectional=config.bidirectional)
             for n in range(config.layers)
         )
         parts = (2 if config.cell == "lstm" else 1) * config.layers if config.bridge == "linear" else 0

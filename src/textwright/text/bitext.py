@@ -4,6 +4,7 @@ data/train/source  data/train/target          tokens, as in `corpus`; document i
 data/train/read    …                          where sources are read beside their neighbours: what is read
 data/valid/…       data/valid/pairs.jsonl     the same, and what was read, for metrics on text
 data/test/…        data/facts.json            what was kept, and how long it is
+data/characters.txt                           every character of the training sources
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from textwright.text.neighbours import Neighbours, Ragged
 from textwright.text.pair_source import files_of, kind_of
 from textwright.text.pairs import Pair, PairSource, read_pairs
 from textwright.text.segmenters import is_unspaced
-from textwright.text.sides import characters
+from textwright.text.sides import CHARACTERS, characters
 from textwright.text.sources import Piece
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
@@ -44,6 +45,7 @@ class PairFacts(Config):
 
     Attributes:
         report: what was dropped.
+        held: what was dropped of the pairs to validate and to test.
         longest_source, longest_target: tokens, the end included, in any split.
         growth: target tokens for each source token, in the pair that is longer than all but one in a thousand.
         longer_side: tokens of the longer side of every training pair, together: what batches are filled with.
@@ -51,6 +53,7 @@ class PairFacts(Config):
     """
 
     report: FilterReport
+    held: tuple[FilterReport, ...] = ()
     longest_source: int
     longest_target: int
     growth: float
@@ -83,6 +86,7 @@ class PairPlan(NamedTuple):
     valid_fraction: float | None
     test_fraction: float | None
     neighbours: int = 0  # that a source is read beside
+    copying: bool = False  # both sides need one vocabulary
 
 
 def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
@@ -95,8 +99,8 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
     if plan.neighbours and dialogues:
         raise ConfigError(f"{dialogues[0]}: the turns of a dialogue are each other's neighbours: leave out neighbours")
     splits = _splits(plan, progress)
-    check_sides(splits[0], splits[1], plan.valid)
-    check_sides(splits[0], splits[2], plan.test)
+    check_sides(plan.train, plan.valid)
+    check_sides(plan.train, plan.test)
     source_tokenizer, tokenizer = _tokenizers(plan, splits[0], progress)
     written = []
     for name, pairs in zip(("train", "valid", "test"), splits, strict=True):
@@ -113,6 +117,7 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
     train = open_sides(folder / "train", plan.neighbours)
     facts = PairFacts(
         report=written[0].report,
+        held=tuple(split.report for split in written[1:]),
         longest_source=longest_source,
         longest_target=max(split.longest_target for split in written),
         growth=_growth(open_sides(folder / "train")),
@@ -121,6 +126,7 @@ def prepare_pairs(plan: PairPlan, folder: Path, progress: Progress) -> Bitext:
     )
     tokenizer.save(folder / "tokenizer.json")
     source_tokenizer.save(folder / "source_tokenizer.json")
+    (folder / CHARACTERS).write_text("".join(sorted(written[0].characters)), "utf-8", "replace")
     (folder / "facts.json").write_text(facts.model_dump_json(indent=1), encoding="utf-8")
     return open_bitext(folder)
 
@@ -202,19 +208,26 @@ def _nothing() -> Iterator[Pair]:
     return iter(())
 
 
-def check_sides(train: PairStream, valid: PairStream, named: Sequence[PairSource]) -> None:
-    """Raises DataError when the sides of the validation pairs have changed places."""
-    if not named:
-        return
-    known, new, prefix = list(islice(train(), LOOK)), list(islice(valid(), LOOK)), named[0].prefix
-    sides = [[pair.source.removeprefix(prefix) for pair in known], [pair.target for pair in known]]
-    sides += [[pair.source.removeprefix(prefix) for pair in new], [pair.target for pair in new]]
-    if looks_swapped(*map(characters, sides)):
-        first = named[0]
-        raise DataError(
-            f"the sides of {first.path} look swapped: its sources look like the training targets and its targets like "
-            f"the training sources. First pair: {new[0].source[:60]!r} -> {new[0].target[:60]!r}. Name the source first"
-        )
+def check_sides(train: Sequence[PairSource], held: Sequence[PairSource]) -> None:
+    """Raises DataError when the sides of pairs that are held back have changed places. Each of their files is compared
+    with the training pairs of its own task: those with the same words in front of their sources."""
+    tasks = {source.prefix for source in train}
+    for source in held:
+        same = [one for one in train if one.prefix == source.prefix or len(tasks) == 1]
+        sides = [_sides(same), _sides([source])]
+        if same and looks_swapped(*map(characters, (side for pair in sides for side in pair))):
+            first = next(read_pairs(source))
+            raise DataError(
+                f"the sides of {source.path} look swapped: its sources look like the training targets and its targets "
+                f"like the training sources. First pair: {first.source[:60]!r} -> {first.target[:60]!r}. Name the "
+                "source first"
+            )
+
+
+def _sides(named: Sequence[PairSource]) -> tuple[list[str], list[str]]:
+    """The sides of the first pairs, without what is put in front of their sources."""
+    pairs = list(islice(read_pairs(*(source.model_copy(update={"prefix": ""}) for source in named)), LOOK))
+    return [pair.source for pair in pairs], [pair.target for pair in pairs]
 
 
 # Tokenizers ------------------------------------------------------------------------------------------------------
@@ -228,10 +241,11 @@ def _tokenizers(plan: PairPlan, pairs: PairStream, progress: Progress) -> tuple[
 
     source, target = plan.source_tokenizer, plan.tokenizer
     if source is None and target.kind == "auto":
-        sample = list(islice(pairs(), LOOK))
-        sides = [pair.source for pair in sample], [pair.target for pair in sample]
+        sides = _sides(plan.train)
         kinds, spaced = [_kind(side) for side in sides], {is_unspaced("".join(side)) for side in sides}
-        if "word" in kinds or kinds[0] != kinds[1] or len(spaced) > 1:
+        if plan.copying:
+            kinds = ["char" if "char" in kinds else "bpe"] * 2
+        elif "word" in kinds or kinds[0] != kinds[1] or len(spaced) > 1:
             source = target.model_copy(update={"kind": kinds[0]})
         target = target.model_copy(update={"kind": kinds[1]})
     if source is not None:
@@ -260,6 +274,7 @@ class _Written(NamedTuple):
     report: FilterReport
     longest_source: int
     longest_target: int
+    characters: set[str]  # of the sources
 
 
 def _write(
@@ -271,6 +286,7 @@ def _write(
     cut: Callable[[list[int]], list[int]],
 ) -> _Written:
     sieve, longest, some = Sieve(filters), [0, 0], False
+    seen: set[str] = set()
     folder.mkdir(parents=True, exist_ok=True)
     with (
         writing(folder / "source", source_tokenizer) as sources,
@@ -288,11 +304,12 @@ def _write(
                 sources.append(Piece(pair.source, last=True), source)
                 targets.append(Piece(pair.target, last=True), target)
                 longest = [max(longest[0], len(source) + 1), max(longest[1], len(target) + 1)]
+                seen.update(pair.source)
                 if folder.name != "train":
                     raw.write(json.dumps(pair[:4], ensure_ascii=False) + "\n")
     # Only of the training pairs one must be left: a split that was held back may turn out empty, and is told of above.
     report = sieve.report() if some and folder.name == "train" else sieve.counted()
-    return _Written(report, *longest)
+    return _Written(report, longest[0], longest[1], seen)
 
 
 def _put_beside(folder: Path, count: int, source_tokenizer: Tokenizer, tokenizer: Tokenizer, progress: Progress) -> int:

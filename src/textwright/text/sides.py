@@ -15,6 +15,7 @@ from textwright.text.filters import leaning
 from textwright.text.tokenizers import Tokenizer
 
 LOOK = 2000  # texts by which the sides are known
+CHARACTERS = "characters.txt"  # those of the training sources, beside their corpora
 ENOUGH = 60  # characters without which nothing can be told
 
 
@@ -34,6 +35,18 @@ def looks_like_target(data: Path, texts: Sequence[str]) -> bool:
     except CheckpointError:
         return False
     return leaning(characters(sides[0]), characters(sides[1]), characters(texts))
+
+
+def read_characters(data: Path) -> frozenset[str]:
+    """The characters of a run's training sources; none where its data is gone or older than this list."""
+    file = data / CHARACTERS
+    return frozenset(file.read_text(encoding="utf-8")) if file.is_file() else frozenset()
+
+
+def never_read(text: str, read: frozenset[str]) -> list[str]:
+    """Characters of a text that are in no training source, in order of appearance. A tokenizer whose pieces are bytes
+    reads them all the same, and its vocabulary does not tell."""
+    return [one for one in dict.fromkeys(text) if one not in read and not one.isspace()] if read else []
 
 
 def texts_of(data: Path, side: str, most: int | None = None) -> list[str]:

@@ -200,8 +200,8 @@ class Tokenizer:
         """What each id of `encode(text)` stands for in the text: also for an unknown word the word itself."""
         text = text.encode("utf-8", "replace").decode()
         if is_segmenter(self.kind):
-            words = segmenter(self.kind)(text)
-            return [word if i == self.unknown else "" for word in words for i in self._word(word)]
+            split = [(word, self._word(word)) for word in segmenter(self.kind)(text)]
+            return [part for word, ids in split for part in ([word] if len(ids) == 1 else [word[0], word[1:]])]
         encoding = self._library.encode(text, add_special_tokens=False)
         return [text[start:stop] for start, stop in encoding.offsets]
 

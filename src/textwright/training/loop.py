@@ -304,8 +304,10 @@ class Trainer:
         before = self.progress
         if before.best_loss is None:
             return True
-        if self.config.keep == "loss" or look.score is None or before.best_score is None:
+        if self.config.keep == "loss" or look.score is None:
             return look.loss < before.best_loss
+        if before.best_score is None:  # the first look, before training, has no score
+            return True
         return (look.score, -look.loss) > (before.best_score, -before.best_loss)
 
     def _after_evaluation(self, record: EvaluationRecord) -> None:
