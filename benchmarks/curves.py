@@ -108,7 +108,7 @@ def char_rnn(data: Prepared) -> Peer:
 
 
 def word_language_model(data: Prepared) -> Peer:
-    """pytorch/examples: two tied layers of 200, 20 rows of 35 words, dropout 0.2, SGD 20, gradients of a norm up to 0.25."""
+    """pytorch/examples: two tied layers of 200, 20 rows of 35 words, dropout 0.2, SGD 20, gradient norms to 0.25."""
     torch.manual_seed(0)
     vocabulary = data.train.facts.vocabulary
     embed, cell = nn.Embedding(vocabulary, 200), nn.LSTM(200, 200, 2, dropout=0.2, batch_first=True)

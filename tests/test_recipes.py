@@ -10,7 +10,7 @@ import pytest
 
 from textwright.errors import ConfigError, DataError
 from textwright.fit import job_of
-from textwright.recipes import changed, list_recipes, read_recipe
+from textwright.recipes import Result, changed, list_recipes, read_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -34,6 +34,12 @@ def test_every_file_of_a_recipe_has_its_hash(path: Path, monkeypatch: pytest.Mon
         assert "not measured yet" in recipe.about
         assert recipe.sha256.keys() <= named
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in recipe.sha256.values())
+
+
+def test_what_a_reader_sees_of_a_result() -> None:
+    told = {"text": "test", "metric": "exact", "value": 73.0, "minutes": 1.0, "machine": "m"}
+    assert Result.parse(told).ranged == "73"
+    assert Result.parse({**told, "range": 0.25}).ranged == "73 ± 0.25"
 
 
 def test_the_corpora_at_hand_are_those_of_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,3 +122,12 @@ def test_benchmark_tables_are_those_of_the_results() -> None:
     tables = show["tables"]()
     assert tables.count("| **textwright") >= 4
     assert show["BEGIN"] + "\n" + tables + "\n" + show["END"] in (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+
+
+def test_the_recipes_are_listed_by_either_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    told = run("recipes", "list")
+    assert told.code == 0, told.err
+    assert told.out == run("recipes").out
+    assert "wikitext-2-lstm-60" in told.out and "seed" in told.out
+    run("recipes", "nowhere").fails("nowhere")

@@ -288,6 +288,10 @@ def test_counting_words() -> None:
     assert count_words("the cat, sat\n\n on") == 6
     assert count_words("我们 say你好。\n") == 7
     assert count_words("") == 0
+    for text in (ENGLISH, "Größe, déjà\u3000vu\n", CHINESE, "a\x1cb\u2028c 。"):  # the short way counts as the long one
+        alone = [character for character in text if count_words(2 * character) == 2 and not character.isspace()]
+        spaced = "".join(" " if character in alone else character for character in text)
+        assert count_words(text) == len(spaced.split()) + len(alone) + text.count("\n")
     assert is_unspaced(CHINESE)
     assert not is_unspaced("123")
 

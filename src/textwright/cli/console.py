@@ -24,6 +24,7 @@ from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
 
 QUIET = 10.0  # seconds between lines where the output is no terminal
+FRAME = 0.1  # seconds between movements of a bar
 SHAPE = ("width", "layers", "heads", "window", "dropout")  # of a model, in its line
 SHOWN = 300  # characters of a sample
 
@@ -47,6 +48,7 @@ class ConsoleAudience(Audience):
         self.told = self.resumed_at = time.monotonic()
         self.tokens_before = 0
         self.told_of: set[str] = set()
+        self.done = self.whole = 0.0  # characters of this pass over the text, and of the longest one so far
 
     def __enter__(self) -> Self:
         return self
@@ -57,11 +59,27 @@ class ConsoleAudience(Audience):
         self._stop()
 
     def preparing(self, what: str, characters: float) -> None:
+        now = time.monotonic()
         if what not in self.told_of:
             self.told_of.add(what)
+            self._stop()
             self._say(f"{what} …", "dim")
+            self.whole, self.told = max(self.whole, self.done), now
+            if self.console.is_terminal:  # a first pass has no known end: its bar swings
+                self._start(what, self.whole or None)
+        elif self.bar is not None and self.task is not None and now - self.told >= FRAME:
+            self.told = now
+            self.bar.update(
+                self.task, completed=characters, description=f"{what}, {characters / 1e6:,.1f} M characters"
+            )
+        elif self.bar is None and now - self.told >= QUIET:
+            self.told = now
+            of = f" of {self.whole / 1e6:,.0f}" if self.whole else ""
+            self._say(f"{what}: {characters / 1e6:,.1f}{of} million characters", "dim")
+        self.done = characters
 
     def planned(self, manifest: Manifest, model: LanguageModel, job: Job) -> None:
+        self._stop()
         config = manifest.config
         training = config.training
         shape = ", ".join(f"{name} {value}" for name, value in config.model if name in SHAPE)
@@ -83,10 +101,7 @@ class ConsoleAudience(Audience):
         elif progress.step:
             self._say(f"Going on after step {progress.step:,}, {progress.tokens:,} tokens.")
         if self.console.is_terminal and not progress.finished:
-            columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True))
-            self.bar = Progress(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task("warming up", total=1.0)
-            self.bar.start()
+            self._start("warming up", 1.0)
 
     def stepped(self, progress: Training, record: StepRecord) -> None:
         now = time.monotonic()
@@ -135,6 +150,12 @@ class ConsoleAudience(Audience):
     def _say(self, text: str, style: str = "") -> None:
         # Text, not markup: a sample may hold square brackets.
         self.console.print(Text(text, style=style))
+
+    def _start(self, what: str, total: float | None) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(compact=True))
+        self.bar = Progress(*columns, console=self.console, transient=True)
+        self.task = self.bar.add_task(what, total=total)
+        self.bar.start()
 
     def _stop(self) -> None:
         if self.bar is not None:

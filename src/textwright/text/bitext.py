@@ -316,8 +316,10 @@ def _put_beside(folder: Path, count: int, source_tokenizer: Tokenizer, tokenizer
     """Write every split's sources beside their neighbours; the length of the longest."""
     shift = shift_of(source_tokenizer, tokenizer)
     known, longest, done = Neighbours(*known_pairs(folder), count, shift), 0, 0
-    for name in ("train", "valid", "test"):
-        corpus = open_corpus(folder / name / "source")
+    splits = {name: open_sides(folder / name) for name in ("train", "valid", "test")}
+    tokens = sum(sides.source.facts.tokens for sides in splits.values())
+    characters = sum(side.facts.characters for sides in splits.values() for side in sides)
+    for name, (corpus, _) in splits.items():
         sources = Ragged(corpus.tokens, corpus.ends)
         with writing(folder / name / "read", source_tokenizer, shift + tokenizer.size) as writer:
             for start in range(0, len(sources), BATCH):
@@ -326,7 +328,7 @@ def _put_beside(folder: Path, count: int, source_tokenizer: Tokenizer, tokenizer
                     writer.append(Piece("", last=True), ids)
                     longest = max(longest, len(ids))
                 done += sum(map(len, part))
-                progress("looking for neighbours", done)
+                progress("looking for neighbours", characters * done / tokens)
     return longest
 
 
