@@ -83,7 +83,7 @@ def training(path: Path, folder: Path) -> int:
     return 0
 
 
-WORK = {"the tokenizers library": library, "textwright prepare": ours, "textwright train, 200 steps": training}
+WORK = {"the tokenizers library": library, "textwright": ours, "textwright train, 200 steps": training}
 
 
 def measured(who: str, path: Path) -> dict[str, float]:

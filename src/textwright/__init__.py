@@ -1,4 +1,4 @@
-"""Textwright (文匠): train, measure, explain and serve text generators.
+"""Textwright (文匠): train, measure and explain text generators.
 
     import textwright
     model = textwright.train("my.txt", minutes=3)

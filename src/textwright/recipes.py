@@ -118,5 +118,5 @@ def _filled(value: Any, needs: str) -> Any:
 
 def _variable(name: str, needs: str) -> str:
     if name not in os.environ:
-        raise ConfigError(f"this recipe needs {needs} Say where: export {name}=FOLDER")
+        raise ConfigError(f"this recipe needs {needs} Say in which folder that lies: export {name}=FOLDER")
     return os.environ[name]

@@ -12,7 +12,18 @@ import sys
 
 import typer
 
-EXTRAS = {"parquet": ("pyarrow",), "hub": ("datasets",), "words": ("spacy", "jieba"), "tensorboard": ("tensorboard",)}
+EXTRAS = {
+    "parquet": ("pyarrow",),
+    "hub": ("datasets",),
+    "words": ("spacy", "jieba"),
+    "translate": ("sacrebleu",),
+    "grammars": ("llguidance",),
+    "huggingface": ("transformers",),
+    "peft": ("transformers", "peft"),
+    "gguf": ("gguf",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "tensorboard": ("tensorboard",),
+}
 
 
 def doctor() -> None:

@@ -80,20 +80,25 @@ Lookup = Annotated[
         "--lookup", help="Guess from what the text said before: faster, the same text.", rich_help_panel=PANEL
     ),
 ]
-WHOLE = "What the whole text must be (one of these)"
-Choice = Annotated[list[str] | None, typer.Option(help="One of these strings; repeat for each.", rich_help_panel=WHOLE)]
-Word = Annotated[list[str] | None, typer.Option(help="Holds all of these; repeat for each.", rich_help_panel=WHOLE)]
+WHOLE = "What the whole text must be (one of these)"  # lists without panels show the help alone: it says so itself
+Choice = Annotated[
+    list[str] | None,
+    typer.Option(help="The whole text is one of these strings; repeat for each.", rich_help_panel=WHOLE),
+]
+Word = Annotated[
+    list[str] | None, typer.Option(help="The text holds all of these; repeat for each.", rich_help_panel=WHOLE)
+]
 InOrder = Annotated[
-    bool, typer.Option("--in-order", help="Holds every --word after the one before.", rich_help_panel=WHOLE)
+    bool, typer.Option("--in-order", help="The text holds every --word after the one before.", rich_help_panel=WHOLE)
 ]
-Regex = Annotated[
-    str | None, typer.Option(help="Matches a regular expression, from beginning to end.", rich_help_panel=WHOLE)
-]
+Regex = Annotated[str | None, typer.Option(help="The whole text matches a regular expression.", rich_help_panel=WHOLE)]
 JsonSchema = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A JSON document of this schema.", rich_help_panel=WHOLE)
+    Path | None,
+    typer.Option(metavar="FILE", help="The whole text is a JSON document of this schema.", rich_help_panel=WHOLE),
 ]
 Grammar = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="What a Lark grammar generates.", rich_help_panel=WHOLE)
+    Path | None,
+    typer.Option(metavar="FILE", help="The whole text is one that a Lark grammar generates.", rich_help_panel=WHOLE),
 ]
 Quantize = Annotated[
     str | None,

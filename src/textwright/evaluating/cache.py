@@ -87,7 +87,7 @@ def cached_losses(
         for row, one in enumerate(found):
             share = torch.where(some[real][:, None], shares, 0.0)  # there is nothing to look up in the beginning
             mixed = (1 - share) * own[:, None] + share * one[real][:, None]
-            total[row] -= mixed.clamp(min=TINY).log().double().sum(0).cpu()
+            total[row] -= mixed.clamp(min=TINY).log().cpu().double().sum(0)
         memory = memory.with_steps(hidden.values.float(), batch, size)
         tokens += int(real.sum())
     return total, tokens, context

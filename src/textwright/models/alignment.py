@@ -2,7 +2,7 @@
 
     score_i = vᵀ tanh(W q + U m_i + b)                 additive: Bahdanau, Cho and Bengio 2015, section A.1.2
     score_i = vᵀ tanh(W q + U m_i + w c_i + b)         with coverage c: See et al. 2017, eq. 11 (after Tu et al. 2016)
-    score_i = qᵀ m_i                                   dot:      Luong, Pham and Manning 2015, eq. 8
+    score_i = qᵀ m_i                                   dot:      Luong, Pham and Manning 2015, section 3.1
     score_i = qᵀ W m_i                                 general:  the same
     score_i = (W q)ᵀ (U m_i) / √D, in several heads    multihead: Vaswani et al. 2017, section 3.2.2
     a = softmax(score);  context = Σ a_i m_i           (of the heads: of their own values, joined and projected)

@@ -6,8 +6,8 @@
 
 (63 instead of the second 127 on an x86 processor without VNNI instructions, see `int8_levels`.)
 
-Scales a row: Dettmers et al. 2022, "LLM.int8()", section 2.2; scales of a group of weights: Frantar et al.
-2023, "GPTQ", section 4. Since every row of the input has a scale of its own, a text does not depend on what it is
+Scales a row: Dettmers et al. 2022, "LLM.int8()", section 3; scales of a group of weights: Frantar et al.
+2023, "GPTQ", section 5. Since every row of the input has a scale of its own, a text does not depend on what it is
 written beside. Norms, attention and embeddings stay as they are, and so do matrices with few outputs.
 
 On x86 processors the products are torch's own kernels (FBGEMM and ATen); elsewhere the same formulas are computed with

@@ -1,7 +1,8 @@
 """Recurrent encoder-decoder with attention (Sutskever et al. 2014; Bahdanau et al. 2015; Luong et al. 2015).
 
     m_1 … m_S = encoder(E'[source])                       in both directions: Schuster and Paliwal 1997
-    s_0 = tanh(B [last forward; last backward] + b)       the bridge: Bahdanau et al. 2015, section A.2.2
+    s_0 = tanh(B [last forward; last backward] + b)       the bridge; Bahdanau et al. 2015, section A.2.2, take
+                                                          the backward state alone
     s_t = cell([E[token_t]; h̃_{t-1}], s_{t-1})            input feeding: Luong et al. 2015, section 3.3
     a_t, c_t = attention(s_t, m)                          see `alignment`
     h̃_t = tanh(W_c [c_t; s_t] + b)                        Luong et al. 2015, eq. 5

@@ -194,7 +194,7 @@ class Trainer:
             if not is_memory(error):
                 raise
             raise OutOfMemory from None
-        return torch.stack([loss.detach(), plain]).double().cpu(), None if after is None else after.detach()
+        return torch.stack([loss.detach(), plain]).cpu().double(), None if after is None else after.detach()
 
     def _carried(self, part: Batch, start: int, rows: int) -> State | None:
         """The state that the part's rows go on from: fresh rows begin anew; None for windows."""
