@@ -92,7 +92,7 @@ def _transformer(
         "batch_tokens": _batch(situation, wanted, context),
         "context": context,
         "averaging": {"kind": "none"},
-        "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
+        "optimizer": {"kind": kind, **({} if kind == "sgd" else {"learning_rate": _scaled(rate, width)})},
     }
     return model, training
 
@@ -128,6 +128,8 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
 def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> dict[str, Any]:
     """What was measured at a width of 256; with many words Muon was not measured yet."""
     family, kind = asked["model"]["family"], "adamw" if many else _optimizer(asked)
+    if kind == "sgd":
+        return {"kind": kind}
     if kind != "muon":
         rate = 1e-3 if family == "rnn" else 6e-3 if many else 4e-3
         return {"kind": kind, "learning_rate": rate, "weight_decay": 0.01}
@@ -135,8 +137,13 @@ def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> di
     return {"kind": kind, "learning_rate": round(rate * math.sqrt(256 / max(width, 256)), 5), "weight_decay": 0.1}
 
 
+def _scaled(rate: float, width: int) -> float:
+    """The rate of a Transformer of 128, for a wider one."""
+    return min(rate, round(rate * math.sqrt(128 / width), 5))
+
+
 def _optimizer(asked: Mapping[str, Any]) -> str:
-    """Muon, unless another kind was asked for: rates belong to a kind."""
+    """Muon, unless another kind was asked for: rates belong to a kind, and that of SGD is its own default."""
     kind: str = asked.get("training", {}).get("optimizer", {}).get("kind", "muon")
     return kind
 

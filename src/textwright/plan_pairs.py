@@ -127,8 +127,9 @@ def _optimizer(asked: Mapping[str, Any], width: int) -> dict[str, Any]:
     else:
         rate = 4e-3
     decay = 0.1 if kind == "muon" else 0.01
-    betas = {} if kind == "sgd" else {"betas": [0.9, 0.98]}
-    return {"kind": kind, "learning_rate": round(rate, 6), "weight_decay": decay, **betas}
+    if kind == "sgd":  # it has rates of its own
+        return {"kind": kind}
+    return {"kind": kind, "learning_rate": round(rate, 6), "weight_decay": decay, "betas": [0.9, 0.98]}
 
 
 def _window(longest: int) -> int:

@@ -13,6 +13,7 @@ from textwright.decoding.strategies import Decoding
 from textwright.errors import ConfigError, MissingExtraError
 from textwright.text.tokenizers import Tokenizer
 
+SEVERAL = frozenset({"stop", "avoid", "breakers", "exempt", "choices", "words", "words_in_order"})  # lists of strings
 BREAKERS = ("\n",)  # a new line may begin as earlier ones did
 
 
@@ -137,7 +138,7 @@ def constraint(
     """
     asked: dict[str, Any] = {"choices": choices, "words": words, "words_in_order": words_in_order}
     asked |= {"regex": regex, "json_schema": json_schema, "grammar": grammar}
-    given = [name for name, value in asked.items() if value]
+    given = [name for name, value in asked.items() if value is not None and value != ()]
     if not given:
         return None
     if len(given) > 1:
@@ -154,9 +155,9 @@ def constraint(
         from textwright.decoding.grammars import JsonSchema, Lark, Regex
     except ModuleNotFoundError:
         raise MissingExtraError(given[0], "grammars") from None
-    if json_schema:
+    if json_schema is not None:  # an empty one asks for any document
         return JsonSchema(json_schema, pieces, end)
-    return Regex(f"{first}({regex})", pieces, end) if regex else Lark(grammar or "", pieces, end)
+    return Regex(f"{first}({regex})", pieces, end) if regex is not None else Lark(grammar or "", pieces, end)
 
 
 # what `constraint` is asked for, unless told otherwise
@@ -173,5 +174,7 @@ def steered(how: Decoding, words: dict[str, Any]) -> bool:
 
 
 def taken(options: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the named options out of `options`, with a default for each that is missing."""
-    return {name: options.pop(name, default) for name, default in names.items()}
+    """Take the named options out of `options`, with a default for each that is missing; of strings, one stands for a
+    list of itself, and never for its letters."""
+    found = {name: options.pop(name, default) for name, default in names.items()}
+    return {name: (value,) if name in SEVERAL and isinstance(value, str) else value for name, value in found.items()}

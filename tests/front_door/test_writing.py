@@ -12,13 +12,15 @@ import pytest
 from door import Run
 
 import textwright
+from textwright.cli import ways
+from textwright.cli.generate import _record
 from textwright.errors import ConfigError
 from textwright.evaluating.risk import least_risk
 from textwright.opening import load_pairs
 from textwright.quantizing import load_quantized
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import stop_strings
-from textwright.writer import TextModel
+from textwright.writer import Text, TextModel
 
 FAMILIES = ("transformer", "lstm")
 
@@ -87,7 +89,7 @@ def test_log_probabilities_are_the_models(run: Run, trained: dict[str, Path]) ->
     assert all(value < 0 for _, value in document["prompt_logprobs"])
     assert sum(text["logprobs"]) == pytest.approx(text["logprob"])
     for value, top in zip(text["logprobs"], text["top_logprobs"], strict=True):
-        assert max(top.values()) == pytest.approx(value, abs=1e-5)
+        assert max(value for _, value in top) == pytest.approx(value, abs=1e-5)
         assert len(top) == 3
     model = textwright.load(trained["lstm"])
     whole = model.logprobs("The" + text["text"])
@@ -98,7 +100,7 @@ def test_log_probabilities_are_the_models(run: Run, trained: dict[str, Path]) ->
 def test_alternatives_are_written_to_their_end(run: Run, trained: dict[str, Path], spoken: Path) -> None:
     asked = (trained["lstm"], "--strategy", "greedy", "--prompt", "The", "--max-new-tokens", "6")
     texts = outputs(run, *asked, "--alternatives", "3", "--top-logprobs", "3")
-    assert [text["text"][0] for text in texts] == list(texts[0]["top_logprobs"][0])
+    assert [text["text"][0] for text in texts] == [piece for piece, _ in texts[0]["top_logprobs"][0]]
     assert texts[0]["tokens"] == outputs(run, *asked)[0]["tokens"]
     for text in texts:
         (after,) = outputs(run, *asked[:3], "--prompt", "The" + text["text"][0], "--max-new-tokens", "5")
@@ -362,3 +364,64 @@ def test_a_watermark_is_detected(run: Run, trained: dict[str, Path], tmp_path: P
     run("detect", trained["lstm"], "T").fails("at least two tokens")
     run("detect", trained["lstm"], "The", "--input", file).fails("not both")
     run("detect", trained["lstm"], "--input", tmp_path / "nothing").fails("nothing")
+
+
+def test_one_string_is_not_its_letters(run: Run, trained: dict[str, Path]) -> None:
+    """`stop="END"`, as people write it, and lists given by --set."""
+    model = textwright.load(trained["lstm"])
+    asked: dict[str, Any] = {"seed": 4, "max_new_tokens": 60}
+    plain = model.generate("The ", **asked)[0].text
+    string = plain[20:23]
+    assert plain.find(string) > min(plain.find(letter) for letter in string)  # its letters stand earlier
+    for one in (string, [string]):
+        (text,) = model.generate("The ", stop=one, **asked)
+        assert text.text == plain[: plain.find(string)]
+    chosen = model.generate("The ", choices="over the", **asked)[0]
+    assert chosen.text == "over the"
+    repeated = ("--set", "no_repeat_ngram=3", "--seed", "4", "--max-new-tokens", "40")
+    of_letters, whole = (
+        outputs(run, trained["lstm"], *repeated, "--set", f"exempt={exempt}")[0]["text"]
+        for exempt in ("[t,h,e]", "the")
+    )
+    without = outputs(run, trained["lstm"], *repeated)[0]["text"]
+    assert whole == without  # no single token is "the"
+    assert of_letters != without
+
+
+def test_set_does_not_overwrite_what_has_an_option(run: Run, trained: dict[str, Path], spoken: Path) -> None:
+    lstm = trained["lstm"]
+    for name in ("max_new_tokens", "n", "stop", "strategy", "preset", "draft", "prompt"):
+        run("generate", lstm, "--set", f"{name}=5").fails(f"--set {name}", "--" + name.replace("_", "-"))
+    run("convert", spoken, "7", "--set", "n_best=2").fails("--n-best")
+    asked = ("generate", lstm, "--max-new-tokens", "12")
+    assert run(*asked, "--set", "seed=7").out == run(*asked, "--seed", "7").out
+    run(*asked, "--set", "seed=7", "--seed", "8").fails("seed is given twice")
+
+
+def test_an_empty_wish_is_a_wish(run: Run, trained: dict[str, Path], tmp_path: Path) -> None:
+    anything, nothing, foreign = (tmp_path / name for name in ("any.json", "empty.lark", "foreign.lark"))
+    anything.write_text("{}", encoding="utf-8")
+    nothing.write_text("", encoding="utf-8")
+    foreign.write_bytes('start: "你"'.encode("utf-16"))
+    assert ways.demands(None, None, False, "", anything, None) == {"regex": "", "json_schema": {}}
+    assert ways.demands(None, None, False, None, None, nothing) == {"grammar": ""}
+    run("generate", trained["lstm"], "--grammar", foreign).fails("foreign.lark", "UTF-8")
+    pytest.importorskip("llguidance", reason="needs llguidance")
+    (text,) = outputs(run, trained["lstm"], "--regex", "", "--seed", "1")
+    assert text["text"] == ""
+
+
+def test_tokens_that_look_alike_are_all_shown() -> None:
+    alike = ((("�", -1.0), ("�", -2.0), ("a", -3.0)),)
+    record = _record(Text("x", (1,), "end", -1.0, 0, (-1.0,), alike))
+    assert record["top_logprobs"] == [[["�", -1.0], ["�", -2.0], ["a", -3.0]]]
+
+
+def test_a_column_of_a_table_is_measured(run: Run, trained: dict[str, Path], tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("title,body\nThe fox,Who goes there? A friend.\n", encoding="utf-8")
+    run("evaluate", trained["lstm"], "--data", table).fails("title, body", "--field NAME")
+    told = [run("evaluate", trained["lstm"], "--data", table, "--field", name, "--json") for name in ("title", "body")]
+    assert [result.code for result in told] == [0, 0]
+    assert json.loads(told[0].out)["tokens"] < json.loads(told[1].out)["tokens"]
+    run("evaluate", trained["lstm"], "--field", "body").fails("--data")

@@ -371,3 +371,16 @@ def test_fingerprint(tmp_path: Path) -> None:
     saved(tmp_path, "b.txt", "more")
     assert first != fingerprint(SourceConfig(path=str(tmp_path)))
     assert len(fingerprint(SourceConfig(path="builtin:python-docs"))) == 64
+
+
+def test_a_first_row_without_text_does_not_choose_another_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "one", "text": null}\n{"id": "two", "text": "real"}\n', encoding="utf-8")
+    assert [piece.text for piece in read(SourceConfig(path=str(path)))] == ["real"]
+
+
+@pytest.mark.parametrize("setting", [{"documents": "line"}, {"encoding": "utf-8"}, {"field": "text"}])
+def test_what_a_source_without_files_would_ignore_is_refused(setting: dict[str, str]) -> None:
+    (name,) = setting
+    with pytest.raises(DataError, match=f"leave out source.{name}"):
+        list(read(SourceConfig.parse({"path": "builtin:python-docs", **setting})))

@@ -230,6 +230,8 @@ def test_hardware_is_chosen_and_described() -> None:
     assert hardware.choose("cpu", "float32").precision == "float32"
     with pytest.raises(ConfigError, match="cannot be used here"):
         hardware.pick_device("tpu")
+    with pytest.raises(ConfigError, match="64-bit"):
+        hardware.pick_device("mps")
 
 
 @pytest.mark.parametrize("has", [True, False])

@@ -21,6 +21,7 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="A text, or a table of pairs; by default the run's own test data.")
     ] = None,
+    field: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
     fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs or answers.")] = None,
     prefix: ways.Prefix = None,
@@ -76,16 +77,16 @@ def evaluate(
         options |= {"--baselines": baselines or None, "--with": with_}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
-        texts = {"--data": data, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
+        texts = {"--data": data, "--field": field, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
         own = model.config.task == "write" and model.config.examples is not None
         if answers or (own and not degeneration and not any(texts.values())):
-            if degeneration or cache is not None or dynamic or stride is not None:
+            if degeneration or cache is not None or dynamic or stride is not None or field is not None:
                 raise ConfigError("--answers measures examples as they are: leave out the options for texts")
             _answers(model, run, data, fields, json)
         elif degeneration:
             _degeneration(model, run, texts, seed or 0, json)
         else:
-            _text(model, run, data, stride, cache, dynamic, json)
+            _text(model, run, data, field, stride, cache, dynamic, json)
         return
     if answers:
         raise ConfigError(f"{run} was trained to {model.config.task}: --answers is for runs that go on writing a text")
@@ -93,7 +94,7 @@ def evaluate(
         raise ConfigError(
             f"{run} was trained to {model.config.task}: --degeneration is for runs that go on writing a text"
         )
-    texts = {"--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
+    texts = {"--field": field, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
     if given := [name for name, value in texts.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
     model = ways.voting(model, load_pairs, with_)
@@ -104,7 +105,14 @@ def evaluate(
 
 
 def _text(
-    model: TextModel, run: Path, data: str | None, stride: int | None, cache: int | None, dynamic: bool, json: bool
+    model: TextModel,
+    run: Path,
+    data: str | None,
+    field: str | None,
+    stride: int | None,
+    cache: int | None,
+    dynamic: bool,
+    json: bool,
 ) -> None:
     from textwright.errors import ConfigError
     from textwright.evaluating.cache import choose_cache
@@ -112,7 +120,7 @@ def _text(
     from textwright.report import panel_table
     from textwright.run import ImportedRun
     from textwright.text.corpus import open_prepared
-    from textwright.text.sources import TABLES, SourceConfig, suffix
+    from textwright.text.sources import SourceConfig, alike
 
     if stride is not None and model.model.window is None:
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
@@ -127,11 +135,11 @@ def _text(
         how["cache"] = choose_cache(network, open_prepared(folder).valid, end, cache)
     if dynamic:
         how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, end)
+    if field is not None and data is None:
+        raise ConfigError("--field names a column of a table: give it with --data")
     if data is not None:
-        # Documents are told apart as they were in training; encodings may differ.
         trained = SourceConfig(path=data) if isinstance(model.config, ImportedRun) else model.config.source
-        options = {"field": trained.field} if suffix(Path(data)) in TABLES else {"documents": trained.documents}
-        name, result = data, model.evaluate(SourceConfig.parse({"path": data, **options}), **how)
+        name, result = data, model.evaluate(alike(data, trained, field), **how)
     else:
         prepared = open_prepared(folder)
         name, corpus = ("test", prepared.test) if prepared.test.facts.tokens else ("validation", prepared.valid)

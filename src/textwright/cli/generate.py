@@ -86,7 +86,8 @@ def generate(
         raise ConfigError("--top-logprobs and --prompt-logprobs are printed as JSON: add --json")
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
     named = {name: context.params[name] for name in NAMED}
-    options = ways.options(set, avoid, bias, lookup=lookup or None, **named)
+    options = ways.options(set, avoid, bias, lookup=lookup or None, seed=seed, **named)
+    seed = options.pop("seed", None)
     options |= {"strategy": strategy, "preset": preset, "n": n}
     options |= {"stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
     options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
@@ -160,7 +161,8 @@ def _record(text: Text) -> dict[str, Any]:
         "finish_reason": text.finish_reason,
         "logprob": text.logprob,
         "logprobs": list(text.logprobs),
-        **({"top_logprobs": [dict(top) for top in text.tops]} if text.tops else {}),
+        # Pairs, because different tokens may look alike: parts of characters, control tokens.
+        **({"top_logprobs": [[list(pair) for pair in top] for top in text.tops]} if text.tops else {}),
         "seed": text.seed,
     }
 

@@ -162,6 +162,13 @@ def voting(
     return model
 
 
+# What the writing verbs have options of their own for, and `--set` is not asked.
+OWN = frozenset(
+    {"strategy", "preset", "n", "n_best", "stop", "stop_ids", "max_new_tokens", "min_new_tokens", "draft", "bias"}
+    | {"prompt", "sources", "alignments", "replace_unknown", "progress", "json_schema", "grammar"}
+)
+
+
 def options(
     assignments: Sequence[str] | None, avoid: Sequence[str] | None, bias: Sequence[str] | None, **named: Any
 ) -> dict[str, Any]:
@@ -170,6 +177,8 @@ def options(
     from textwright.errors import ConfigError
 
     asked = override({}, assignments or ())
+    if own := [name for name in asked if name in OWN]:
+        raise ConfigError(f"--set {own[0]}=…: this has an option of its own, --{own[0].replace('_', '-')}")
     if any(isinstance(value, dict) for value in asked.values()):
         raise ConfigError("options of writing have no parts: --set top_n_sigma=1.5")
     if isinstance(asked.get("order"), str):
@@ -207,8 +216,11 @@ def demands(
         except ValueError as error:
             raise ConfigError(f"{json_schema} is not JSON: {error}") from None
     if grammar is not None:
-        asked["grammar"] = grammar.read_text(encoding="utf-8")
-    return {name: value for name, value in asked.items() if value}
+        try:
+            asked["grammar"] = grammar.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{grammar} is no text in UTF-8: {error.reason} at byte {error.start}") from None
+    return {name: value for name, value in asked.items() if value is not None and value != ()}
 
 
 def weighted(assignment: str, option: str, example: str) -> tuple[str, float]:

@@ -130,7 +130,8 @@ def _completing(rows: Rows, n: int, texts: Tensor, lengths: Tensor, exempt: Tens
     repeats = (grams[..., :-1] == tail[:, None]).all(-1) & (ends <= lengths[:, None])
     repeats &= (rows.lengths >= n - 1)[:, None]
     repeats &= ~exempt[rows.steering].gather(1, texts).unfold(1, n, 1).any(-1)
-    return banned.scatter_reduce(1, grams[..., -1], repeats, "amax")
+    # Bytes: on a GPU there is no maximum of truth values.
+    return banned.byte().scatter_reduce(1, grams[..., -1], repeats.byte(), "amax").bool()
 
 
 def before_minimum(end: int) -> Processor:

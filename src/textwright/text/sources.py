@@ -111,6 +111,16 @@ def suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def alike(path: str, trained: SourceConfig, field: str | None = None) -> SourceConfig:
+    """Another source that is read as one was in training: the same column, documents told apart in the same way, in
+    any encoding. `field` names another column."""
+    table = path.startswith("hf:") or (Path(path).is_file() and suffix(Path(path)) in TABLES)
+    plain = path.startswith("builtin:") or (Path(path).is_file() and not table)
+    options = {} if table or path.startswith("builtin:") else {"documents": trained.documents}
+    column = field or (None if plain else trained.field)
+    return SourceConfig.parse({"path": path, "field": column, **options})
+
+
 def fingerprint(source: SourceConfig) -> str:
     """sha256 over the bytes of the files in order (unpacked ones), or over the texts of a source without files."""
     digest = hashlib.sha256()
@@ -125,6 +135,12 @@ def fingerprint(source: SourceConfig) -> str:
 
 
 def _pieces(source: SourceConfig) -> Iterator[Piece]:
+    useless = {"builtin:": ("field", "encoding", "documents"), "hf:": ("encoding", "documents")}
+    for beginning, names in useless.items():
+        if source.path.startswith(beginning):
+            for name in names:
+                if getattr(source, name) != SourceConfig.model_fields[name].default:
+                    raise DataError(f"{source.path}: leave out source.{name}, which is for files")
     if source.path.startswith("builtin:"):
         yield from _builtin(source.path)
     elif source.path.startswith("hf:"):
@@ -357,10 +373,11 @@ def plain(text: str) -> str:
 
 def _only_text(row: Mapping[str, Any], origin: str) -> str:
     names = [name for name, value in row.items() if isinstance(value, str)]
-    if "text" in names or len(names) == 1:
-        return "text" if "text" in names else names[0]
+    if "text" in row or len(names) == 1:
+        return "text" if "text" in row else names[0]
     raise DataError(
-        f"{origin}: which field holds the text? Give one of them, --set source.field=NAME: {', '.join(map(str, row))}"
+        f"{origin}: which field holds the text? Give one of them, --set source.field=NAME (evaluate: --field NAME): "
+        f"{', '.join(map(str, row))}"
     )
 
 

@@ -62,9 +62,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def pick_device(device: str) -> torch.device:
-    """ "auto", "cpu", "cuda", "cuda:1" or "mps" as a device that exists."""
+    """ "auto", "cpu", "cuda" or "cuda:1" as a device that exists."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("mps"):
+        raise ConfigError("device 'mps' has no 64-bit numbers, which tokens are drawn with: --set training.device=cpu")
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
