@@ -244,8 +244,7 @@ def asked_on_pairs(
         "base": str(base),
         "model": config.model.dump(),
         "cut": config.cut,
-        "language": config.language,
-        "lowercase": config.lowercase,
+        **({"language": config.language, "lowercase": config.lowercase} if config.task == "translate" else {}),
         "training": {
             "optimizer": {"kind": "adamw", "learning_rate": rate, "weight_decay": 0.01},
             "averaging": {"kind": "none"},

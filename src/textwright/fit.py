@@ -33,6 +33,7 @@ from textwright.run import (
 )
 from textwright.run_model import build_model, kept, load_model, restrict
 from textwright.text.marked import FACTS, REJECTED
+from textwright.text.sides import CHARACTERS
 from textwright.text.sources import RUN
 from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
@@ -142,7 +143,7 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
     kind, training, data = job_of(asked), asked.get("training", {}), out / "data"
     place = hardware.choose(training.get("device", "auto"), training.get("precision", "auto"))
     print_ = kind.fingerprint(asked)
-    request = {"fingerprint": print_, **{key: asked[key] for key in kind.requested if key in asked}}
+    request = {"fingerprint": print_, **kind.request(asked)}
     prepared = data / "request.json"  # written last: the data was prepared to the end, as it is asked for
     if not (prepared.exists() and read_json(prepared) == request):
         shutil.rmtree(data, ignore_errors=True)
@@ -171,7 +172,16 @@ def _foreign(out: Path) -> None:
     corpora = {f"{name}{rest}" for name in ("train", "valid", "test") for rest in ("", ".partial")}
     data = (out / "data").iterdir() if (out / "data").is_dir() else ()
     strange = [path for path in out.iterdir() if path.name not in begun and not path.name.endswith(".tmp")]
-    known = {*corpora, "tokenizer.json", "source_tokenizer.json", "request.json", "facts.json", FACTS, REJECTED}
+    known = {
+        *corpora,
+        "tokenizer.json",
+        "source_tokenizer.json",
+        "request.json",
+        "facts.json",
+        FACTS,
+        REJECTED,
+        CHARACTERS,
+    }
     strange += [path for path in data if path.name not in known]
     if [path for path in strange if not path.name.endswith(".tmp")]:
         raise ConfigError(f"{out} is not empty and holds no run: give another --out, or empty it")

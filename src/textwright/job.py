@@ -50,6 +50,11 @@ class Job(ABC):
     kinds: str
     comparable = True
 
+    @classmethod
+    def request(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the prepared data depends on."""
+        return {key: asked[key] for key in cls.requested if key in asked}
+
     @staticmethod
     @abstractmethod
     def check(asked: Mapping[str, Any]) -> None:

@@ -71,6 +71,12 @@ class PairJob(Job):
         language = config.language or guess_language(pair.target for pair in self.valid[:500])
         self.judges = judges(config.task, language, lowercase=config.lowercase)
 
+    @classmethod
+    def request(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """A pointer needs one vocabulary for both sides, so the data depends on whether there is one."""
+        pointer = {"copying": True} if asked.get("model", {}).get("copying") else {}
+        return {**super().request(asked), **pointer}
+
     @staticmethod
     def check(asked: Mapping[str, Any]) -> None:
         given = bool(asked.get("valid_pairs")), bool(asked.get("valid_pairs") or asked.get("test_pairs"))

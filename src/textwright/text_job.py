@@ -29,7 +29,7 @@ from textwright.run import (
 from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import Batches, Streams, Windows
 from textwright.text.corpus import Progress, counted, open_prepared, prepare
-from textwright.text.sources import SourceConfig, files, fingerprint
+from textwright.text.sources import SourceConfig, alike, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
 from textwright.training import cooccurrence
 from textwright.training.hardware import Hardware
@@ -171,4 +171,9 @@ class TextJob(Job):
 
 def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:
     """A validation or test source: read as the training source is, unless it says otherwise."""
-    return SourceConfig.parse({**asked["source"], **asked[key]}, key) if asked.get(key) else None
+    if not asked.get(key):
+        return None
+    trained, own = SourceConfig.parse(asked["source"], "source"), SourceConfig.parse(asked[key], key)
+    like = alike(own.path, trained)
+    encoding = {} if own.path.startswith(("builtin:", "hf:")) else {"encoding": trained.encoding}
+    return SourceConfig.parse({**like.dump(), **encoding, **asked[key]}, key)

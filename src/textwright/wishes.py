@@ -138,7 +138,7 @@ def constraint(
     """
     asked: dict[str, Any] = {"choices": choices, "words": words, "words_in_order": words_in_order}
     asked |= {"regex": regex, "json_schema": json_schema, "grammar": grammar}
-    given = [name for name, value in asked.items() if value is not None and value != ()]
+    given = [name for name, value in asked.items() if (value if name in SEVERAL else value is not None)]
     if not given:
         return None
     if len(given) > 1:

@@ -320,6 +320,16 @@ def test_a_pointer_may_write_what_only_sources_hold(run: Run, tmp_path: Path) ->
     assert not unseen["true"]
 
 
+def test_a_refused_start_can_be_mended_in_its_folder(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    """What was prepared is taken up again, unless the new wish needs other vocabularies."""
+    words = ("train", files["train.tsv"], "--task", "convert", "--steps", "4", "--out", tmp_path / "run", *SMALL["gru"])
+    run(*words, "--set", "model.vocab=3").fails("model.vocab")
+    assert (tmp_path / "run" / "data" / "characters.txt").exists()
+    done = run(*words, "--model", "gru", "--set", "model.copying=true")
+    assert done.code == 0, done.err
+    assert load_pairs(tmp_path / "run").source_tokenizer.same(load_pairs(tmp_path / "run").tokenizer)
+
+
 def test_sources_of_the_wrong_side_are_told(run: Run, spoken: Path, files: dict[str, Path]) -> None:
     result = run("convert", spoken, "--input", files["test.words"])
     assert "are the sides mixed up?" in result.err

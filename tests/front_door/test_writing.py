@@ -371,14 +371,14 @@ def test_one_string_is_not_its_letters(run: Run, trained: dict[str, Path]) -> No
     model = textwright.load(trained["lstm"])
     asked: dict[str, Any] = {"seed": 4, "max_new_tokens": 60}
     plain = model.generate("The ", **asked)[0].text
-    string = plain[20:23]
-    assert plain.find(string) > min(plain.find(letter) for letter in string)  # its letters stand earlier
+    parts = (plain[place : place + 3] for place in range(20, 50))
+    string = next(part for part in parts if plain.find(part) > min(map(plain.find, part)))  # a letter stands earlier
     for one in (string, [string]):
         (text,) = model.generate("The ", stop=one, **asked)
         assert text.text == plain[: plain.find(string)]
     chosen = model.generate("The ", choices="over the", **asked)[0]
     assert chosen.text == "over the"
-    repeated = ("--set", "no_repeat_ngram=3", "--seed", "4", "--max-new-tokens", "40")
+    repeated = ("--set", "no_repeat_ngram=1", "--seed", "4", "--max-new-tokens", "25")
     of_letters, whole = (
         outputs(run, trained["lstm"], *repeated, "--set", f"exempt={exempt}")[0]["text"]
         for exempt in ("[t,h,e]", "the")
@@ -392,6 +392,9 @@ def test_set_does_not_overwrite_what_has_an_option(run: Run, trained: dict[str, 
     lstm = trained["lstm"]
     for name in ("max_new_tokens", "n", "stop", "strategy", "preset", "draft", "prompt"):
         run("generate", lstm, "--set", f"{name}=5").fails(f"--set {name}", "--" + name.replace("_", "-"))
+    run("generate", lstm, "--set", "stop_ids=[5]").fails("--stop-id")
+    run("generate", lstm, "--set", "regex=a", "--regex", "b").fails("--regex")
+    run("generate", lstm, "--set", "avoid=[x]", "--avoid", "y").fails("--avoid")
     run("convert", spoken, "7", "--set", "n_best=2").fails("--n-best")
     asked = ("generate", lstm, "--max-new-tokens", "12")
     assert run(*asked, "--set", "seed=7").out == run(*asked, "--seed", "7").out
@@ -409,6 +412,13 @@ def test_an_empty_wish_is_a_wish(run: Run, trained: dict[str, Path], tmp_path: P
     pytest.importorskip("llguidance", reason="needs llguidance")
     (text,) = outputs(run, trained["lstm"], "--regex", "", "--seed", "1")
     assert text["text"] == ""
+
+
+def test_an_empty_list_is_none(trained: dict[str, Path]) -> None:
+    model = textwright.load(trained["lstm"])
+    plain = model.generate("The ", seed=4, max_new_tokens=9)[0].text
+    for name in ("choices", "words", "words_in_order", "stop", "avoid", "exempt"):
+        assert model.generate("The ", seed=4, max_new_tokens=9, **{name: []})[0].text == plain
 
 
 def test_tokens_that_look_alike_are_all_shown() -> None:

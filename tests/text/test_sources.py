@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from textwright.errors import DataError, MissingExtraError
 from textwright.text import sources
-from textwright.text.sources import SourceConfig, cut, detect, files, fingerprint, read
+from textwright.text.sources import SourceConfig, alike, cut, detect, files, fingerprint, read
 
 SIMPLIFIED = 5 * (
     "春天来了，小河边的柳树发出了新芽。孩子们在草地上放风筝，老人们坐在长椅上聊天。\n“今天的天气真好！”他说。\n"
@@ -384,3 +384,20 @@ def test_what_a_source_without_files_would_ignore_is_refused(setting: dict[str, 
     (name,) = setting
     with pytest.raises(DataError, match=f"leave out source.{name}"):
         list(read(SourceConfig.parse({"path": "builtin:python-docs", **setting})))
+
+
+def test_another_source_is_read_as_the_trained_one(tmp_path: Path) -> None:
+    """The column for tables, documents for plain text, whether they are named one by one, by a folder or by a glob."""
+    trained = SourceConfig(path="x", field="body")
+    lines = SourceConfig(path="x", documents="line")
+    for name in ("a.csv", "b.csv"):
+        saved(tmp_path / "tables", name, "title,body\nt,b\n")
+    saved(tmp_path / "texts", "a.txt", "one\ntwo\n")
+    for path in (tmp_path / "tables", tmp_path / "tables" / "*.csv", tmp_path / "tables" / "a.csv"):
+        assert {piece.text for piece in read(alike(str(path), trained))} == {"b"}
+        assert alike(str(path), lines).documents == "file"
+    for path in (tmp_path / "texts", tmp_path / "texts" / "*.txt", tmp_path / "texts" / "a.txt"):
+        assert alike(str(path), trained).field is None
+        assert len(list(read(alike(str(path), lines)))) == 2
+    assert alike("builtin:python-docs", lines) == SourceConfig(path="builtin:python-docs")
+    assert alike("hf:some/name", trained).field == "body"

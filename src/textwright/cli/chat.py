@@ -47,11 +47,12 @@ def chat(
     else:
         told, preset = {}, preset or "chat"
     ways.tell_preset(preset, model.tokenizer)
+    options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p, seed=seed)
+    options = ways.joined(options, {"strategy": strategy, "preset": preset, **told})
+    seed = options.pop("seed", None)
     drawn = strategy in (None, "sample") and preset != "translate" and seed is None
     if drawn:
         seed = secrets.randbelow(2**31)
-    options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p)
-    options |= {"strategy": strategy, "preset": preset, **told}
     check_reply(options)
     turns: list[str] = []
     for line in _said():

@@ -88,12 +88,12 @@ def generate(
     named = {name: context.params[name] for name in NAMED}
     options = ways.options(set, avoid, bias, lookup=lookup or None, seed=seed, **named)
     seed = options.pop("seed", None)
-    options |= {"strategy": strategy, "preset": preset, "n": n}
-    options |= {"stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
-    options |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    own = {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
+    own |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    options = ways.joined(options, own)
     model = as_writer(ways.opened(run, quantize), run)
     _notices(model, prompt)
-    options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
+    options = ways.joined(options, ways.demands(choice, word, in_order, regex, json_schema, grammar))
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, prompt, with_, fuse, guidance, negative, dola)
     if draft is not None:

@@ -133,9 +133,11 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
         DataError: one is longer than the model reads; it says where.
     """
     from textwright.errors import DataError
-    from textwright.text.sides import looks_like_target, never_read, read_characters
+    from textwright.run import PairRun
+    from textwright.text.sides import LOOK, looks_like_target, never_read, read_characters
 
-    strange, read = [], read_characters(run / "data")
+    strange, begun = [], isinstance(model.config, PairRun) and model.config.base is None
+    read = read_characters(run / "data") if begun else frozenset()  # what a base has read is not known
     for text, where in sources:
         try:
             model.checked(where, text)
@@ -152,7 +154,7 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
         tell(line)
     if len(strange) > TOLD:
         tell(f"… and {len(strange) - TOLD} more such sources")
-    if len(model.prefixes) == 1 and looks_like_target(run / "data", [text for text, _ in sources]):
+    if len(model.prefixes) == 1 and looks_like_target(run / "data", [text for text, _ in sources[:LOOK]]):
         tell("these sources look like what this model writes, not like what it reads: are the sides mixed up?")
 
 

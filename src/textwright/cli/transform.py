@@ -77,8 +77,9 @@ def transform(
     options = ways.options(
         set, avoid, bias, prefix=prefix, prefix_share=prefix_share, alternatives=alternatives, **named
     )
-    options |= {"strategy": strategy, "preset": preset, "n_best": n_best, "replace_unknown": replace_unknown}
-    options |= ways.demands(choice, word, in_order, regex, json_schema, grammar)
+    own = {"strategy": strategy, "preset": preset, "n_best": n_best, "replace_unknown": replace_unknown}
+    options = ways.joined(options, own)
+    options = ways.joined(options, ways.demands(choice, word, in_order, regex, json_schema, grammar))
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, with_, fuse, guidance, negative, dola)
     if draft is not None:

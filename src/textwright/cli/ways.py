@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -162,11 +162,8 @@ def voting(
     return model
 
 
-# What the writing verbs have options of their own for, and `--set` is not asked.
-OWN = frozenset(
-    {"strategy", "preset", "n", "n_best", "stop", "stop_ids", "max_new_tokens", "min_new_tokens", "draft", "bias"}
-    | {"prompt", "sources", "alignments", "replace_unknown", "progress", "json_schema", "grammar"}
-)
+FLAGS = {"stop_ids": "--stop-id", "choices": "--choice", "words": "--word", "words_in_order": "--in-order"}
+PARAMETERS = frozenset({"prompt", "sources", "turns", "progress", "alignments", "draft"})  # of methods, no settings
 
 
 def options(
@@ -177,8 +174,8 @@ def options(
     from textwright.errors import ConfigError
 
     asked = override({}, assignments or ())
-    if own := [name for name in asked if name in OWN]:
-        raise ConfigError(f"--set {own[0]}=…: this has an option of its own, --{own[0].replace('_', '-')}")
+    if wrong := sorted(PARAMETERS.intersection(asked)):
+        raise ConfigError(f"--set {wrong[0]}=…: no setting; where a command has it, it is --{wrong[0]}")
     if any(isinstance(value, dict) for value in asked.values()):
         raise ConfigError("options of writing have no parts: --set top_n_sigma=1.5")
     if isinstance(asked.get("order"), str):
@@ -189,10 +186,25 @@ def options(
                 raise ConfigError(f"{name} is given twice: as an option and with --set")
             asked[name] = value
     if avoid:
-        asked["avoid"] = tuple(avoid)
+        asked = joined(asked, {"avoid": tuple(avoid)})
     if bias:
         asked["bias"] = dict(weighted(assignment, "--bias", "word=2.5") for assignment in bias)
     return asked
+
+
+def joined(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What was set, and what a verb has options of its own for.
+
+    Raises:
+        ConfigError: one of these was set, too.
+    """
+    from textwright.errors import ConfigError
+
+    for name in own:
+        if name in options:
+            flag = FLAGS.get(name, "--" + name.replace("_", "-"))
+            raise ConfigError(f"--set {name}=…: this has an option of its own, {flag}")
+    return {**options, **own}
 
 
 def demands(

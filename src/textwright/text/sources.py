@@ -112,13 +112,13 @@ def suffix(path: Path) -> str:
 
 
 def alike(path: str, trained: SourceConfig, field: str | None = None) -> SourceConfig:
-    """Another source that is read as one was in training: the same column, documents told apart in the same way, in
-    any encoding. `field` names another column."""
-    table = path.startswith("hf:") or (Path(path).is_file() and suffix(Path(path)) in TABLES)
-    plain = path.startswith("builtin:") or (Path(path).is_file() and not table)
-    options = {} if table or path.startswith("builtin:") else {"documents": trained.documents}
-    column = field or (None if plain else trained.field)
-    return SourceConfig.parse({"path": path, "field": column, **options})
+    """Another source that is read as one was in training: tables by the same column, and documents of plain text told
+    apart in the same way; in any encoding. `field` names another column."""
+    bare = SourceConfig(path=path)
+    tables = {suffix(file) in TABLES for file in files(bare)}
+    table, plain = path.startswith("hf:") or tables == {True}, tables == {False}
+    column = field or (trained.field if table else None)
+    return bare.model_copy(update={"field": column, "documents": trained.documents if plain else bare.documents})
 
 
 def fingerprint(source: SourceConfig) -> str:
