@@ -57,7 +57,10 @@ def pairs(**more: object) -> dict:
         ({"model": {"family": "seq2seq", "attention": {"kind": "dott"}}}, "'dott'.*'dot'"),
         ({"model": {"family": "seq2seq", "attention": {"kind": "dot", "heads": 2}}}, "unknown key.*heads"),
         ({"model": {"family": "seq2seq", "attention": {"kind": "none"}, "copying": True}}, "copying need attention"),
-        ({"model": {"family": "seq2seq", "attention": {"kind": "dot"}}}, "as wide as the decoder: 512 and 256"),
+        (
+            {"model": {"family": "seq2seq", "attention": {"kind": "dot"}, "encoder_width": 9}},
+            "18 and 256 units: leave out",
+        ),
         ({"model": {"copying": True, "source_vocab": 9, "shared": False}}, "needs one vocabulary"),
         ({"model": {"dropout": 0.0}, "training": {"r_drop": 1.0}}, "set model.dropout"),
         ({"training": {"context": 64}}, "unknown key 'training.context'"),
