@@ -85,14 +85,14 @@ def _transformer(
     dropout = _dropout(parameters, situation, seconds)
     model = {"width": width, "layers": layers, "heads": heads, "window": window, "dropout": dropout}
     kind = _optimizer(asked)
-    rate = 6e-3 if kind == "muon" else 3e-3
+    rate = {"muon": 6e-3, "sgd": 0.1}.get(kind, 3e-3)
     wanted = 2048 if asked.get("base") else 1024 if seconds < 600 else 4096 if seconds < 3600 else 16384
     context = asked.get("training", {}).get("context", window)
     training = {
         "batch_tokens": _batch(situation, wanted, context),
         "context": context,
         "averaging": {"kind": "none"},
-        "optimizer": {"kind": kind, **({} if kind == "sgd" else {"learning_rate": _scaled(rate, width)})},
+        "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
     }
     return model, training
 
@@ -128,7 +128,7 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
 def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> dict[str, Any]:
     """What was measured at a width of 256; with many words Muon was not measured yet."""
     family, kind = asked["model"]["family"], "adamw" if many else _optimizer(asked)
-    if kind == "sgd":
+    if kind == "sgd":  # at its own default, 1: a Transformer needs a tenth of it
         return {"kind": kind}
     if kind != "muon":
         rate = 1e-3 if family == "rnn" else 6e-3 if many else 4e-3
@@ -137,13 +137,8 @@ def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> di
     return {"kind": kind, "learning_rate": round(rate * math.sqrt(256 / max(width, 256)), 5), "weight_decay": 0.1}
 
 
-def _scaled(rate: float, width: int) -> float:
-    """The rate of a Transformer of 128, for a wider one."""
-    return min(rate, round(rate * math.sqrt(128 / width), 5))
-
-
 def _optimizer(asked: Mapping[str, Any]) -> str:
-    """Muon, unless another kind was asked for: rates belong to a kind, and that of SGD is its own default."""
+    """Muon, unless another kind was asked for: rates belong to a kind."""
     kind: str = asked.get("training", {}).get("optimizer", {}).get("kind", "muon")
     return kind
 

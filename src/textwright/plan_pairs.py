@@ -127,8 +127,8 @@ def _optimizer(asked: Mapping[str, Any], width: int) -> dict[str, Any]:
     else:
         rate = 4e-3
     decay = 0.1 if kind == "muon" else 0.01
-    if kind == "sgd":  # it has rates of its own
-        return {"kind": kind}
+    if kind == "sgd":  # as for texts, see `plan`
+        return {"kind": kind, **({"learning_rate": 0.1} if model.get("family", "encdec") == "encdec" else {})}
     return {"kind": kind, "learning_rate": round(rate, 6), "weight_decay": decay, "betas": [0.9, 0.98]}
 
 

@@ -246,3 +246,12 @@ def test_a_recipe_says_when_its_data_are_others(
         done = run("train", recipe, "--out", tmp_path / str(number))
         assert done.code == 0, done.err
         assert ("poem.txt is not the file that the results" in done.err) == bool(number)
+
+
+@pytest.mark.parametrize(("family", "rate"), [("lstm", "1"), ("transformer", "0.1")])
+def test_plain_descent_has_a_rate_of_its_own(run: Run, text: Path, tmp_path: Path, family: str, rate: str) -> None:
+    """And not Adam's, with which it would hardly move."""
+    words = ("train", text, "--model", family, "--steps", "2", "--set", "training.optimizer.kind=sgd")
+    done = run(*words, "--out", tmp_path / "run", "--set", "model.width=32", "--set", "training.evaluations=1")
+    assert done.code == 0, done.err
+    assert f", sgd {rate}, " in done.out
