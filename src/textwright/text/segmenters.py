@@ -29,7 +29,7 @@ def count_words(text: str) -> int:
 
     Under this convention the test set of word-level WikiText-2 has its usual 245,569 words.
     """
-    if text.isascii() or not _CHARACTER.search(text):  # most texts of other languages: in a third of the time
+    if text.isascii() or not _CHARACTER.search(text):  # most texts of other languages: 2.7 times as fast
         return len(text.split()) + text.count("\n")
     return len(_CHARACTER.sub(" ", text).split()) + len(_CHARACTER.findall(text)) + text.count("\n")
 
