@@ -336,3 +336,15 @@ def sigmoid(x: Tensor) -> Tensor:
 
 def linear(module: Any, x: Tensor) -> Tensor:
     return module.weight @ x + module.bias
+
+
+@pytest.mark.parametrize("settings", [{"attention": DotAlignment()}, {"bridge": "pass"}], ids=["dot", "pass"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_encoder_is_as_wide_as_the_decoder_where_it_must_be(settings: dict[str, Any], bidirectional: bool) -> None:
+    """Without being told: half a width for each of two directions."""
+    config = Seq2SeqConfig(vocab=9, width=8, bidirectional=bidirectional, **settings)
+    assert config.memory == 8
+    source = Source(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    model = config.build()
+    assert model(torch.tensor([[4, 5]]), state=model.begin(1, source)).logits.shape == (1, 2, 9)
+    assert Seq2SeqConfig(vocab=9, width=8, bidirectional=bidirectional).memory == (16 if bidirectional else 8)
