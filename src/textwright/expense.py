@@ -52,7 +52,7 @@ def expense(asked: Mapping[str, Any]) -> Expense:
         whole = model.count_parameters()
         model = restrict(model, config)
     learning = sum(parameter.numel() for parameter in learned(model).values())
-    table = 0 if config.model.tied else config.model.vocab * config.model.width  # takes part in no product
+    table = 0 if config.model.tied else config.model.vocab * config.model.embedded  # takes part in no product
     # With a source there are two stacks, and a token goes through one of them.
     products = (whole - table) // (1 if config.task == "write" else 2)
     # A product a weight forwards and one for what lies below it backwards; what learns has one for itself.

@@ -153,10 +153,10 @@ class TextRun(BaseRun):
             )
         if training.embedding == "cooccurrence" and self.base is not None:
             raise ValueError("training.embedding is for a model that begins anew: leave it out where one is fine-tuned")
-        if training.embedding == "cooccurrence" and self.model.vocab < 2 * self.model.width:
+        if training.embedding == "cooccurrence" and self.model.vocab < 2 * self.model.embedded:
             raise ValueError(
-                f"training.embedding from co-occurrence needs a vocabulary of at least twice model.width, "
-                f"{2 * self.model.width}, not {self.model.vocab}: leave it out"
+                f"training.embedding from co-occurrence needs a vocabulary of at least twice a token's vector, "
+                f"{2 * self.model.embedded}, not {self.model.vocab}: leave it out"
             )
         if training.softmax_samples and training.label_smoothing:
             raise ValueError("training.label_smoothing needs the whole softmax: leave out training.softmax_samples")

@@ -39,7 +39,7 @@ class Step(nn.Module):
             assert isinstance(cell, nn.RNNBase)
             after.append(step(cell, x, tuple(leaf[:, layer] for leaf in state)))
             x = after[-1][0]
-        return self.model.head(x), *(torch.stack(leaves, 1) for leaves in zip(*after, strict=True))
+        return self.model.head(self.model.project(x)), *(torch.stack(leaves, 1) for leaves in zip(*after, strict=True))
 
 
 def write_step(path: Path, model: RecurrentLM) -> None:

@@ -123,6 +123,11 @@ class BaseConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)
     tied: bool = True
 
+    @property
+    def embedded(self) -> int:
+        """Width of a token's vector."""
+        return self.width
+
     def build(self) -> LanguageModel:
         raise NotImplementedError
 
@@ -132,8 +137,8 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         config: frozen; `config.build()` makes a model of the same shape.
-        embed: token ids -> (…, width).
-        head: hidden states (…, width) -> logits (…, vocab).
+        embed: token ids -> (…, embedded).
+        head: what `hidden` gives, (…, embedded) -> logits (…, vocab).
         window: the most tokens a row may hold, or None where memory does not grow with the text.
         slides: past the window a text may be read again from its last part.
         has_source: it writes with a source before its eyes.

@@ -11,6 +11,7 @@
           c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
           h_t = o_t ⊙ tanh(c_t)
     logits_t = V h_t + d                                                       V = E when tied (Press and Wolf 2017)
+             = V P h_t + d, with an `embedding_width` of its own               Melis et al. 2018
 
 Two traps in the literature's GRU: Cho et al. let z_t keep the old state, as here and in torch, while Chung et al. 2014
 write it the other way round; and they apply the reset gate to h_{t-1} before the product with U_n, torch after it
@@ -49,6 +50,7 @@ class RecurrentConfig(BaseConfig):
     """What the three recurrent families share: the regularisation of Merity et al. 2018 ("AWD-LSTM"), in sections 2
     and 4 there, all of it off by default."""
 
+    embedding_width: int | None = Field(None, gt=0, description="of a token's vector; None: as width")
     input_dropout: float | None = Field(None, ge=0, lt=1, description="of the first layer's input; None: as dropout")
     output_dropout: float | None = Field(None, ge=0, lt=1, description="of the last layer's output; None: as dropout")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="of whole words, wherever they stand in a batch")
@@ -57,9 +59,13 @@ class RecurrentConfig(BaseConfig):
     activation_penalty: float = Field(0.0, ge=0, description="α: weight of the outputs' mean square")
     change_penalty: float = Field(0.0, ge=0, description="β: weight of the mean square of their changes")
 
+    @property
+    def embedded(self) -> int:
+        return self.embedding_width or self.width
+
     @abstractmethod
-    def make_cell(self) -> nn.RNNBase:
-        """One recurrent layer, width -> width, batch first."""
+    def make_cell(self, inputs: int) -> nn.RNNBase:
+        """One recurrent layer, inputs -> width, batch first."""
 
     def build(self) -> RecurrentLM:
         return RecurrentLM(self)
@@ -69,22 +75,22 @@ class RNNConfig(RecurrentConfig):
     family: Literal["rnn"] = "rnn"
     nonlinearity: Literal["tanh", "relu"] = "tanh"
 
-    def make_cell(self) -> nn.RNNBase:
-        return nn.RNN(self.width, self.width, batch_first=True, nonlinearity=self.nonlinearity)
+    def make_cell(self, inputs: int) -> nn.RNNBase:
+        return nn.RNN(inputs, self.width, batch_first=True, nonlinearity=self.nonlinearity)
 
 
 class GRUConfig(RecurrentConfig):
     family: Literal["gru"] = "gru"
 
-    def make_cell(self) -> nn.RNNBase:
-        return nn.GRU(self.width, self.width, batch_first=True)
+    def make_cell(self, inputs: int) -> nn.RNNBase:
+        return nn.GRU(inputs, self.width, batch_first=True)
 
 
 class LSTMConfig(RecurrentConfig):
     family: Literal["lstm"] = "lstm"
 
-    def make_cell(self) -> nn.RNNBase:
-        cell = nn.LSTM(self.width, self.width, batch_first=True)
+    def make_cell(self, inputs: int) -> nn.RNNBase:
+        cell = nn.LSTM(inputs, self.width, batch_first=True)
         with torch.no_grad():  # remember by default (Jozefowicz et al. 2015); torch orders the gates i, f, g, o
             cell.get_parameter("bias_ih_l0")[self.width : 2 * self.width] = 1.0
         return cell
@@ -92,6 +98,9 @@ class LSTMConfig(RecurrentConfig):
 
 class RecurrentLM(LanguageModel):
     """Embedding, a stack of recurrent layers with dropout between them, and a head.
+
+    Words need less room than what is remembered of a text: with an `embedding_width` of its own the first layer reads
+    narrow vectors, and the last one's output is brought to their width before the head.
 
     The layers are torch's fused kernels, one module a layer: fast on a CPU, cuDNN on a GPU.
     """
@@ -101,14 +110,18 @@ class RecurrentLM(LanguageModel):
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab, config.width)
-        self.cells = nn.ModuleList(config.make_cell() for _ in range(config.layers))
+        self.embed = nn.Embedding(config.vocab, config.embedded)
+        inputs = [config.embedded] + [config.width] * (config.layers - 1)
+        self.cells = nn.ModuleList(config.make_cell(each) for each in inputs)
+        self.project: nn.Module = nn.Identity()
+        if config.embedding_width is not None:
+            self.project = nn.Linear(config.width, config.embedded, bias=False)
         first, last = config.input_dropout, config.output_dropout
         self.input_dropout = Dropout(config.dropout if first is None else first, locked=config.locked)
         self.dropout = Dropout(config.dropout, locked=config.locked)
         self.output_dropout = Dropout(config.dropout if last is None else last, locked=config.locked)
         self.word_dropout, self.weight_drop = Dropout(config.word_dropout), Dropout(config.weight_drop)
-        self.head = nn.Linear(config.width, config.vocab)
+        self.head = nn.Linear(config.embedded, config.vocab)
         self._init()
 
     def _init(self) -> None:
@@ -140,7 +153,7 @@ class RecurrentLM(LanguageModel):
             y, final = run(cell, x, lengths, memory, self.weight_drop)
             x = self.dropout(y) if layer + 1 < len(self.cells) else self.output_dropout(y)
             finals.append(final)
-        hidden = Hidden(x, penalty=self._penalty(y, x))
+        hidden = Hidden(self.project(x), penalty=self._penalty(y, x))
         if before is None:
             return hidden, None
         states, *cell_states = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
