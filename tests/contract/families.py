@@ -36,6 +36,7 @@ FAMILIES = {
     "gru": GRUConfig(vocab=VOCAB, width=16, layers=2),
     "lstm": LSTMConfig(vocab=VOCAB, width=16, layers=2),
     "lstm-untied": LSTMConfig(vocab=VOCAB, width=12, layers=1, tied=False),
+    "lstm-narrow-words": LSTMConfig(vocab=VOCAB, width=16, layers=2, embedding_width=6),
     "transformer": TransformerConfig(vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW),
     "gpt2-like": TransformerConfig(
         vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW, positions="learned", bias=True

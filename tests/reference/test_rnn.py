@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from textwright.models import GRUConfig, LSTMConfig, RNNConfig
+from textwright.models.rnn import RecurrentConfig, RecurrentLM
 
 ROWS, TIME, VOCAB, WIDTH, LAYERS = 3, 6, 11, 8, 2
 CONFIGS = {
@@ -15,20 +16,39 @@ CONFIGS = {
     "gru": GRUConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS),
     "lstm": LSTMConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, tied=False),
 }
+NARROW = {
+    "rnn": RNNConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, embedding_width=5),
+    "gru": GRUConfig(vocab=VOCAB, width=WIDTH, layers=1, embedding_width=5),
+    "lstm": LSTMConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, embedding_width=11, tied=False),
+}
+
+
+def built(config: RecurrentConfig) -> tuple[RecurrentLM, Tensor]:
+    torch.manual_seed(1)
+    model = config.build().double().eval()
+    for parameter in model.parameters():  # biases too: a formula that forgets one must fail
+        nn.init.normal_(parameter, std=0.5)
+    return model, torch.randint(0, VOCAB, (ROWS, TIME))
 
 
 @pytest.fixture(params=CONFIGS)
 def case(request: pytest.FixtureRequest):
-    torch.manual_seed(1)
-    model = CONFIGS[request.param].build().double().eval()
-    for parameter in model.parameters():  # biases too: a formula that forgets one must fail
-        nn.init.normal_(parameter, std=0.5)
-    return request.param, model, torch.randint(0, VOCAB, (ROWS, TIME))
+    return request.param, *built(CONFIGS[request.param])
 
 
 def test_written_formulas(case) -> None:
     kind, model, tokens = case
     torch.testing.assert_close(model(tokens).logits, by_formula(kind, model, tokens))
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_written_formulas_where_words_have_a_width_of_their_own(kind: str) -> None:
+    model, tokens = built(NARROW[kind])
+    assert isinstance(model.project, nn.Linear)
+    hidden = by_formula(kind, model, tokens, head=False)
+    want = hidden @ model.project.weight.T @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(tokens).logits, want)
+    assert model.embed.weight.shape == (VOCAB, NARROW[kind].embedding_width)
 
 
 def test_torch_nn_with_the_same_weights(case) -> None:
@@ -43,7 +63,7 @@ def test_torch_nn_with_the_same_weights(case) -> None:
     torch.testing.assert_close(model(tokens).logits, hidden @ model.head.weight.T + model.head.bias)
 
 
-def by_formula(kind: str, model: nn.Module, tokens: Tensor) -> Tensor:
+def by_formula(kind: str, model: nn.Module, tokens: Tensor, head: bool = True) -> Tensor:
     """The docstring of models/rnn.py, one line at a time."""
     x = model.embed.weight[tokens]
     for cell in model.cells:
@@ -54,7 +74,7 @@ def by_formula(kind: str, model: nn.Module, tokens: Tensor) -> Tensor:
             h, memory = STEPS[kind](x[:, step], h, memory, W, U, b, c)
             outputs.append(h)
         x = torch.stack(outputs, 1)
-    return x @ model.head.weight.T + model.head.bias
+    return x if not head else x @ model.head.weight.T + model.head.bias
 
 
 def elman(x, h, memory, W, U, b, c):
