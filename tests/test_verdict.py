@@ -43,6 +43,20 @@ def test_verdicts(valid: list[float], train: list[float | None], words: str) -> 
     assert words in verdict(progress(valid, train))
 
 
+def test_training_that_did_harm() -> None:
+    """A base whose loss only rose: its weights are kept, and more time is no advice."""
+    told = verdict(progress([2.0, 3.5, 3.1, 2.9], [None, 3.0, 2.9, 2.8]), unit="pair")
+    assert "Training did harm: the validation loss was 2.000 nats a pair before it" in told
+    assert "learning_rate" in told and "More time" not in told
+
+
+def test_an_interrupted_run_has_no_last_third() -> None:
+    seen = progress([5.0, 3.0, 2.5, 2.0], [None, 3.0, 2.4, 1.9])
+    looks = [look.model_copy(update={"share": look.share / 2}) for look in seen.evaluations]
+    told = verdict(Progress(evaluations=tuple(looks)))
+    assert "Still learning: what came after step 2 lowered" in told
+
+
 def test_losses_that_do_not_compare_are_not_compared() -> None:
     """The texts of the training were cut otherwise: no gap is told, and no figure of it."""
     seen = progress([3.0, 2.0, 2.0], [None, 1.0, 1.0])

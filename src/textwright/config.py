@@ -82,7 +82,9 @@ def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
     for item in error.errors(include_url=False):
         models, path = _follow(root, [str(part) for part in item["loc"]])
         where = f"{origin}: {'.'.join(path)}" if path else origin
-        if item["type"] == "extra_forbidden":
+        if item["type"] == "json_invalid":  # what is written here as JSON has no other fault
+            lines.append(f"{where}: a text in it is not UTF-8; a file with such a name has to be renamed")
+        elif item["type"] == "extra_forbidden":
             known = {name for model in models for name in model.model_fields}
             lines.append(f"{origin}: unknown key {'.'.join(path)!r}.{nearest(path[-1], known)}")
         else:

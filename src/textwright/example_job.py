@@ -80,8 +80,18 @@ class ExampleJob(Job):
     def check(asked: Mapping[str, Any]) -> None:
         if asked.get("base") is None:
             raise ConfigError("examples are for a model that has learned already: textwright finetune BASE …")
-        if asked.get("valid") and "valid_fraction" in asked:
-            raise ConfigError("with validation examples of their own nothing is split off: leave out valid_fraction")
+        given = bool(asked.get("valid")), bool(asked.get("valid") or asked.get("test"))
+        for key, useless in zip(("valid_fraction", "test_fraction"), given, strict=True):
+            if useless and key in asked:
+                raise ConfigError(f"with examples of their own nothing is split off for it: leave out {key}")
+        for key in ("source", "valid", "test"):
+            source = SourceConfig.parse(asked.get(key) or {"path": ""}, key)
+            if source.field is not None or source.documents != "file":
+                name = "documents" if source.field is None else "field"
+                raise ConfigError(f"examples are rows with columns of their own (--fields): leave out {key}.{name}")
+        examples = asked["examples"]
+        if isinstance(examples, Mapping) and "beta" in examples and examples.get("kind") != "preferences":
+            raise ConfigError("examples.beta is about preferences, and these are answers: leave it out")
         plan.check(asked)
 
     @staticmethod
@@ -99,7 +109,10 @@ class ExampleJob(Job):
         if not asked.get("valid"):
             first, second, third = held_back(texts[0], valid, 0.0 if asked.get("test") else test)
             texts = [first, second, texts[2] if asked.get("test") else third]
-        speller = speller_of(Path(asked["base"]), plain=next(texts[0]())[0].bare)
+        first_row = next(texts[0](), None)
+        if first_row is None:
+            raise DataError(f"{asked['source']['path']} holds no examples")
+        speller = speller_of(Path(asked["base"]), plain=first_row[0].bare)
         prepare_examples((texts[0], texts[1], texts[2]), speller, examples.longest, folder, progress)
 
     @staticmethod
@@ -200,7 +213,7 @@ def speller_of(base: Path, *, plain: bool) -> Speller:
     source = read_template(base)
     if source is not None and generation.end is not None:
         return Speller(ChatTemplate(source, config.named), tokenizer, (), generation.end)
-    template = None if plain else ChatTemplate(template_for(tokenizer), config.named)
+    template = None if plain else ChatTemplate(template_for(tokenizer, generation.start), config.named)
     return Speller(template, tokenizer, generation.start, tokenizer.end)
 
 

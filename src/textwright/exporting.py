@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from textwright.adapting import lora
 from textwright.adapting.packed import rounded
@@ -30,6 +32,7 @@ from textwright.training.checkpoint import load_weights, write_file, write_folde
 from textwright.training.state import newest, read_progress
 from textwright.writer import TextModel
 
+T = TypeVar("T")
 PROMPTS = ("The first thing she saw was", "文章千古事", "1 + 1 =")
 PROMPT = 200  # characters of the validation text that one prompt has
 NEW = 64  # tokens written after each
@@ -123,7 +126,7 @@ def _examples(model: PairModel, run: Path) -> list[Example]:
             continue  # only its beginning would be read
         (written,) = model.write([text], strategy="greedy", max_new_tokens=room)[0]
         examples.append(Example(read, tuple(model.source_ids(text)), written.tokens))
-    return examples
+    return list(_enough(examples, run))
 
 
 def export_peft(run: Path, out: Path) -> Parity:
@@ -184,7 +187,7 @@ def export_gguf(run: Path, out: Path, packing: Packing) -> str:
     found: list[str] = []
 
     def write(path: Path) -> None:
-        write_gguf(path, network, model.tokenizer, _habits(model, run), packing)
+        write_gguf(path, out.stem, network, model.tokenizer, _habits(model, run), packing)
         found.append(check_gguf(path, network, prompts, packing))
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +267,7 @@ for place in range(len(prompt) + int(sys.argv[2]) - 1):
         if written[-1] == habits["end"]:
             break
 print(json.dumps(written))
-print(sys.argv[1] + tokenizer.decode(written))
+print(sys.argv[1] + tokenizer.decode([token for token in written if token != habits["end"]]))
 ```
 """
 
@@ -296,8 +299,22 @@ def prompts_of(model: TextModel, run: Path) -> tuple[str, ...]:
         tokens = open_prepared(run / "data").valid.tokens
         places = [len(tokens) * part // 4 for part in range(4)]
         texts = [model.tokenizer.decode(tokens[place : place + PROMPT].tolist())[:PROMPT] for place in places]
-        return tuple(text.strip("\ufffd") for text in texts if text.strip())
-    return tuple(text for text in PROMPTS if not model.tokenizer.unseen(text))
+        return _enough([text.strip("\ufffd") for text in texts if text.strip()], run)
+    texts = [text for text in PROMPTS if not model.tokenizer.unseen(text)]
+    return _enough(texts, run)
+
+
+def _enough(texts: Sequence[T], run: Path) -> tuple[T, ...]:
+    """The texts on which both programs are compared.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not texts:
+        raise CheckpointError(
+            f"{run} has no validation text that fits, and its vocabulary holds none of ours: nothing could be compared"
+        )
+    return tuple(texts)
 
 
 def model_card(
@@ -346,5 +363,6 @@ def _history(config: TextRun | ImportedRun | WithSource, run: Path) -> list[str]
     save = newest(run / "training")
     looks = [] if save is None else [look for look in read_progress(save).evaluations if look.best]
     if looks:
-        lines.append(f"Validation loss {looks[-1].valid_loss:.4f} nats a token after {looks[-1].tokens:,} tokens.")
+        best, unit = looks[-1], config.unit
+        lines.append(f"Validation loss {best.valid_loss:.4f} nats a {unit} after {best.tokens:,} {unit}s.")
     return lines

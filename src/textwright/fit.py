@@ -38,7 +38,7 @@ from textwright.text.sources import RUN
 from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
-from textwright.training.checkpoint import load_weights, read_json, save_tensors, write_file, write_json
+from textwright.training.checkpoint import flush, load_weights, read_json, save_tensors, write_file, write_json
 from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import EvaluationRecord, Progress
 from textwright.verdict import verdict
@@ -124,7 +124,8 @@ def job_of(asked: Mapping[str, Any]) -> type[Job]:
     if task != "write":
         return PairJob
     examples = asked.get("examples")
-    return TextJob if examples is None else PreferenceJob if examples.get("kind") == "preferences" else ExampleJob
+    preferences = isinstance(examples, Mapping) and examples.get("kind") == "preferences"
+    return TextJob if examples is None else PreferenceJob if preferences else ExampleJob
 
 
 def open_job(config: TextRun | PairRun, out: Path) -> Job:
@@ -152,6 +153,7 @@ def _prepare(asked: Mapping[str, Any], out: Path, audience: Audience, world: par
         except BaseException:  # half of it is of no use
             shutil.rmtree(data, ignore_errors=True)
             raise
+        flush(data)  # before anything says that it is there
         write_json(prepared, request)
     defaults = kind.defaults(asked, data, place, world.size)
     config = parse_run(merge(defaults, asked))
@@ -243,7 +245,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     progress = trainer.run()
     if not world.first:
         return Outcome(out, progress, None, "")
-    told = verdict(progress, comparable=job.comparable)
+    told = verdict(progress, unit=config.unit, comparable=job.comparable)
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
         outcome = Outcome(out, progress, job.measure(best), told, job.use(out))

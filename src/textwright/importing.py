@@ -15,6 +15,7 @@ from textwright.interop.adopting import adopted, has_source
 from textwright.interop.folder import Folder, find, read_folder
 from textwright.interop.formats import FORMATS, native
 from textwright.interop.gguf_file import read_gguf
+from textwright.interop.huggingface_pairs import TARGET
 from textwright.interop.pair_formats import PAIR_FORMATS, native_pairs
 from textwright.interop.peft import read_peft
 from textwright.interop.sentencepiece_file import marian_tokenizers
@@ -80,7 +81,9 @@ def import_model(
     path = find(place)
     folder = read_folder(path) if path.is_dir() else read_gguf(path)
     known = {**PAIR_FORMATS, **FORMATS}
-    ask = way != "native" and path.is_dir() and folder.kind not in known
+    if way == "native" and folder.kind not in known:
+        raise CheckpointError(f"{place} is a {folder.kind}: expected one of {', '.join(known)}, or --as transformers")
+    ask = path.is_dir() and folder.kind not in known
     if folder.kind in PAIR_FORMATS or (ask and has_source(folder)):
         if precision != "float32":
             raise ConfigError(f"{place} is a {folder.kind}: --precision is for models without a source")
@@ -125,6 +128,8 @@ def _import_pairs(
         source_tokenizer, tokenizer = marian_tokenizers(folder.path)
     else:
         source_tokenizer = tokenizer = read_tokenizer(folder)
+        if (other := folder.path / TARGET / "tokenizer.json").is_file():
+            tokenizer = Tokenizer.load(other)
     if languages is not None:
         source_tokenizer = _begun(source_tokenizer, languages[0])
         _begun(tokenizer, languages[1])  # is there such a token
@@ -274,13 +279,15 @@ def pair_generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) ->
     forced = said.get("forced_bos_token_id")
     padding = {said["pad_token_id"]} - {end} if isinstance(said.get("pad_token_id"), int) else set()
     unused = _unseen(folder, tokenizer, vocabulary)
-    usual = PairGeneration(start=(), end=end)
-    return PairGeneration(
-        start=(start,) if forced is None else (start, int(forced)),
-        end=end,
-        unseen=tuple(sorted(unused | padding)),
-        beams=said.get("num_beams") or usual.beams,
-        length_penalty=said.get("length_penalty") or usual.length_penalty,
+    given = {"beams": said.get("num_beams"), "length_penalty": said.get("length_penalty")}
+    return PairGeneration.parse(
+        {
+            "start": [start] if forced is None else [start, int(forced)],
+            "end": end,
+            "unseen": sorted(unused | padding),
+            **{name: value for name, value in given.items() if value is not None},
+        },
+        f"{folder.path}: what it says of generation",
     )
 
 
@@ -309,5 +316,6 @@ def _word(folder: Folder, name: str) -> str | None:
 
 def _sampling(generation: Mapping[str, Any]) -> Sampling:
     given = {name: generation[name] for name in SAMPLED if generation.get(name) is not None}
-    usual: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
-    return Sampling.parse(given or usual) if generation.get("do_sample") else Sampling.parse(usual)
+    if not (generation.get("do_sample") and given):
+        return Sampling.parse({"temperature": 0.8, "top_p": 0.95})
+    return Sampling.parse({"top_k": 50, **given})  # without a top_k transformers draws from 50

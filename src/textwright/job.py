@@ -40,7 +40,7 @@ class Job(ABC):
 
     Attributes:
         requested: keys of the request that the prepared data depends on.
-        epoch_tokens: targets in one epoch.
+        epoch_tokens: targets in one epoch; pairs of answers, where these are counted.
         kinds: what its texts are made of, as in "4,096 (bpe)".
         comparable: training and validation loss are of the same tokens, read in the same way.
     """

@@ -17,7 +17,7 @@ from textwright.decoding.engine import padded
 from textwright.decoding.steering import PLAIN
 from textwright.decoding.strategies import Decoding, decode, decoding
 from textwright.errors import ConfigError, DataError
-from textwright.evaluating.risk import least_risk
+from textwright.evaluating.risk import least_risk, likeness
 from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
 from textwright.presets import preset as chosen
@@ -374,6 +374,7 @@ class PairModel:
         """The best texts of every request."""
         count = {"sample": n, "mbr": how.samples}.get(how.strategy, 1)
         several = [replace(request, seed=request.seed + k) for request in requests for k in range(count)]
+        alike = likeness() if how.strategy == "mbr" else None  # a missing package is told before anything is written
         found = decode(self.network, several, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
         if how.strategy == "beam" or how.alternatives:
             most = how.alternatives or n
@@ -384,8 +385,8 @@ class PairModel:
             for request, (result,) in zip(several, found, strict=True)
         ]
         groups = [texts[start : start + count] for start in range(0, len(texts), count)]
-        if how.strategy == "mbr":
-            return [[group[least_risk([text.text for text in group])]] for group in groups]
+        if alike is not None:
+            return [[group[least_risk([text.text for text in group], alike)]] for group in groups]
         return groups
 
     def _written(self, result: Result, how: Decoding, seed: int | None = None) -> Written:

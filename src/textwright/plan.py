@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from textwright.errors import ConfigError
 from textwright.run import merge, parse_run
 from textwright.text.corpus import Facts
 from textwright.training.hardware import Hardware
@@ -52,6 +54,9 @@ def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
 def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values."""
     place = Hardware(torch.device("cpu"), "float32", 1e11)
+    base, tokenizer = asked.get("base"), asked.get("tokenizer", {})
+    if isinstance(base, str) and tokenizer != {"kind": str(Path(base) / "tokenizer.json")}:
+        raise ConfigError(f"a model that is fine-tuned keeps the tokenizer of its base, {base}: leave out tokenizer")
     parse_run(merge(neutral(asked), asked))  # types first: the plan computes with what was asked for
     parse_run(merge(defaults(asked, Situation(Facts(vocabulary=ANY, tokens=1_000_000), place)), asked))
 

@@ -17,7 +17,7 @@ from textwright.example_job import SPLITS, ExampleJob
 from textwright.job import Measures
 from textwright.models import LanguageModel
 from textwright.reporting import Section, table
-from textwright.run import TextRun, read_run
+from textwright.run import WEIGHTS, TextRun, read_run
 from textwright.run_model import load_model
 from textwright.text.batching import Batch, Batches, Contrast, by_length
 from textwright.text.buckets import LengthBuckets
@@ -82,12 +82,23 @@ class PreferenceJob(ExampleJob):
         how = self.config.examples.beta, training.batch_tokens, training.seed
         return PreferenceBuckets(self.marked[name], rejected, margins, *how)
 
+    @classmethod
+    def request(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What the base thinks of the pairs depends on its weights and on how they are read."""
+        weights = (Path(asked["base"]) / WEIGHTS).stat()
+        return {
+            **super().request(asked),
+            "packed": (asked.get("adapter") or {}).get("packed"),
+            "precision": asked.get("training", {}).get("precision", "auto"),
+            "weights": [weights.st_size, weights.st_mtime_ns],
+        }
+
     @staticmethod
     def prepare(asked: Mapping[str, Any], folder: Path, progress: Progress) -> None:
         ExampleJob.prepare(asked, folder, progress)
         base, training = Path(asked["base"]), asked.get("training", {})
         place = hardware.choose(training.get("device", "auto"), training.get("precision", "auto"))
-        model = load_model(base, read_run(base), place.device)
+        model = load_model(base, read_run(base), place.device).float()  # as it will be trained
         if packing := (asked.get("adapter") or {}).get("packed"):
             rounded(model, packing)  # what the adapter begins with
         for name in SPLITS:
@@ -109,7 +120,8 @@ class PreferenceJob(ExampleJob):
         return f"{super().audit()}\nrather than:   {shown[:600]!r}"
 
     def sizes(self) -> list[tuple[str, object]]:
-        return [("training pairs of answers", self.epoch_tokens), *super().sizes()[1:]]
+        alike = [row for row in super().sizes() if row[0] not in ("training examples", "training answers, tokens")]
+        return [("training pairs of answers", self.epoch_tokens), *alike]
 
     def batches(self, model: LanguageModel, world: World) -> Batches:
         return self.pairs["train"]

@@ -64,5 +64,5 @@ def _loss(model: TextModel | PairModel, folder: Path) -> float | None:
         valid = open_sides(folder / "data" / "valid", 0 if model.neighbours is None else model.neighbours.count)
         return pair_loss(model.model, valid, model.generation.start, TOKENS, "float32")
     part = head(open_prepared(folder / "data").valid, TOKENS)
-    total, tokens, _ = score(model.model, part, model.tokenizer.end)
+    total, tokens, _ = score(model.model, part, model.generation.first)
     return total / tokens

@@ -32,10 +32,10 @@ def write_report(
     html = page(
         folder.name,
         f"{manifest.config.task} · {family} · {parameters:,} parameters",
-        _facts(progress, measures, parameters),
+        _facts(progress, measures, parameters, manifest.config.unit),
         [
             Section("Verdict", [verdict]),
-            Section("Learning", [*_learning(progress), *_apart(manifest)]),
+            Section("Learning", [*_learning(progress, manifest.config.unit), *_apart(manifest)]),
             *(measures.sections if measures else []),
             Section("Samples", _samples(progress)),
             Section("Speed and size", [_sizes(manifest, parameters, job, progress)]),
@@ -45,13 +45,16 @@ def write_report(
     write_file(folder / "report.html", lambda path: path.write_text(html, encoding="utf-8"))
 
 
-def _facts(progress: Progress, measures: Measures | None, parameters: int) -> list[tuple[str, object]]:
-    speed = round(progress.tokens / max(progress.seconds, 1e-9))
+def _facts(progress: Progress, measures: Measures | None, parameters: int, unit: str) -> list[tuple[str, object]]:
     facts = measures.facts if measures else []
-    return [*facts, ("parameters", parameters), ("tokens a second", speed), ("minutes", progress.seconds / 60)]
+    return [*facts, ("parameters", parameters), _speed(progress, unit), ("minutes", progress.seconds / 60)]
 
 
-def _learning(progress: Progress) -> list[Block]:
+def _speed(progress: Progress, unit: str) -> tuple[str, object]:
+    return f"{unit}s a second", round(progress.tokens / max(progress.seconds, 1e-9))
+
+
+def _learning(progress: Progress, unit: str) -> list[Block]:
     steps, looks = progress.steps, progress.evaluations
     losses = lines(
         [
@@ -59,7 +62,7 @@ def _learning(progress: Progress) -> list[Block]:
             Series("validation", [r.step for r in looks], [r.valid_loss for r in looks]),
         ],
         x="step",
-        y="nats a token",
+        y=f"nats a {unit}",
         title="Loss",
         log_y=True,
         marks=[(progress.best_step, "best")],
@@ -87,13 +90,9 @@ def _learning(progress: Progress) -> list[Block]:
 
 def _apart(manifest: Manifest) -> list[Block]:
     """Why the two curves of the loss are not the same measure."""
-    training = manifest.config.training
-    added = ["dropout"] if manifest.config.model.dropout else []
-    added += ["label smoothing"] if training.label_smoothing else []
-    added += ["the distance of R-Drop"] if training.r_drop else []
-    if not training.label_smoothing and not training.r_drop:
+    if not manifest.config.model.dropout:
         return []
-    return [f"The training loss is measured with {' and '.join(added)}, the validation loss without: it may be lower."]
+    return ["The training loss is measured with dropout, the validation loss without: it may be lower."]
 
 
 def _scores(looks: Sequence[EvaluationRecord]) -> Block:
@@ -127,10 +126,10 @@ def _sizes(manifest: Manifest, parameters: int, job: Job, progress: Progress) ->
         ("machine", manifest.hardware),
         ("parameters", parameters),
         *job.sizes(),
-        ("tokens seen", progress.tokens),
+        (f"{manifest.config.unit}s seen", progress.tokens),
         ("epochs", progress.seen / job.epoch_tokens),
         ("steps", progress.step),
-        ("tokens a second", round(progress.tokens / max(progress.seconds, 1e-9))),
+        _speed(progress, manifest.config.unit),
         ("minutes", progress.seconds / 60),
         ("ended because", progress.finished),
     ]

@@ -79,6 +79,11 @@ class BaseRun(Config):
     test_fraction: float | None = Field(None, ge=0, lt=1)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
 
+    @property
+    def unit(self) -> str:
+        """What a loss is a mean over, and what is counted in training."""
+        return "token"
+
     def check_base(self, *, recurrent: bool, **others: bool) -> None:
         """Raise ValueError for parts (`others` are names and whether they are given) that need a base, or that do not
         go together."""
@@ -127,6 +132,10 @@ class TextRun(BaseRun):
     test: SourceConfig | None = None
     model: TextModelConfig
     training: TextTraining
+
+    @property
+    def unit(self) -> str:
+        return "pair" if self.examples is not None and self.examples.kind == "preferences" else "token"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -295,12 +304,17 @@ class GenerationConfig(Config):
         sampling: the preset.
     """
 
-    start: tuple[int, ...]
+    start: tuple[int, ...] = Field(min_length=1)
     end: int | None
     unseen: tuple[int, ...] = ()
     also_end: tuple[int, ...] = ()
     sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.8, top_p=0.95))
     max_new_tokens: int = Field(256, gt=0)
+
+    @property
+    def first(self) -> int:
+        """The id in front of a text's first token, in training and measuring, too."""
+        return self.start[-1]
 
 
 class PairGeneration(Config):

@@ -95,7 +95,12 @@ class TextJob(Job):
         prepared.tokenizer.save(out / "tokenizer.json")
         if isinstance(config, TextRun) and config.base is not None:  # what the new text lacks was learned before
             base = Path(config.base)
-            write_generation(out, learned_since(read_generation(base, GenerationConfig), prepared.train))
+            generation = learned_since(read_generation(base, GenerationConfig), prepared.train)
+            end = prepared.tokenizer.end
+            if generation.end not in (None, end):  # the base's texts end so; the new documents, with this
+                also_end = tuple(sorted({*generation.also_end, end}))
+                generation = generation.model_copy(update={"also_end": also_end})
+            write_generation(out, generation)
             if (template := read_template(base)) is not None:
                 write_template(out, template)
             begin_from(base, out)
@@ -119,12 +124,12 @@ class TextJob(Job):
 
     def batches(self, model: LanguageModel, world: World) -> Batches:
         """Contiguous streams for models whose memory does not grow, shuffled windows for the others."""
-        training, corpus, end = self.config.training, self.data.train, self.data.tokenizer.end
+        training, corpus, first = self.config.training, self.data.train, self.generation.first
         if model.window is not None:
-            return Windows(corpus, training.context, training.batch_tokens, end, training.seed)
+            return Windows(corpus, training.context, training.batch_tokens, first, training.seed)
         rows = max(1, training.batch_tokens // training.context)
         varied = training.varied_context
-        streams = Streams(corpus, rows, training.context, end, training.seed, varied=varied)
+        streams = Streams(corpus, rows, training.context, first, training.seed, varied=varied)
         if streams.rows % world.size:
             raise ConfigError(
                 f"{streams.rows} rows cannot be shared by {world.size} processes: "
@@ -149,7 +154,7 @@ class TextJob(Job):
         part = head(self.data.valid, quick if trained or self.config.base is not None else FIRST)
         stride = None if model.window is None else min(model.window, WIDE)
         precision = self.config.training.precision
-        total, tokens, _ = score(model, part, self.data.tokenizer.end, stride=stride, precision=precision)
+        total, tokens, _ = score(model, part, self.generation.first, stride=stride, precision=precision)
         return Look(total / tokens)
 
     def sample(self, model: LanguageModel) -> str:
@@ -160,8 +165,8 @@ class TextJob(Job):
 
     def measure(self, model: LanguageModel) -> Measures:
         splits = {"validation": self.data.valid, "test": self.data.test}
-        end = self.data.tokenizer.end
-        panels = {name: panel(model, corpus, end) for name, corpus in splits.items() if corpus.facts.tokens}
+        first = self.generation.first
+        panels = {name: panel(model, corpus, first) for name, corpus in splits.items() if corpus.facts.tokens}
         facts: list[tuple[str, object]] = []
         for name, one in panels.items():
             facts += [(f"{name} loss, nats a token", round(one.loss, 4)), (f"{name} bits a byte", one.bits_per_byte)]

@@ -7,10 +7,11 @@ from textwright.training.records import Progress
 SMALL = 0.01  # share of the loss below which a change does not count
 
 
-def verdict(progress: Progress, *, comparable: bool = True) -> str:
-    """Still learning, fitted, or over-fitted, and by how much.
+def verdict(progress: Progress, *, unit: str = "token", comparable: bool = True) -> str:
+    """Still learning, fitted, over-fitted or made worse, and by how much.
 
     Args:
+        unit: what a loss is a mean over.
         comparable: the training loss is the same measure as the validation loss. It is not where texts are cut into
             other tokens in training (BPE dropout), or where the model reads its own guesses (scheduled sampling).
     """
@@ -22,19 +23,26 @@ def verdict(progress: Progress, *, comparable: bool = True) -> str:
     assert last.train_loss is not None
     best = min(looks, key=lambda record: record.valid_loss)
     gap = last.valid_loss - last.train_loss
+    first = progress.evaluations[0]
+    if progress.best_step == 0 and first.valid_loss < best.valid_loss:
+        return (
+            f"Training did harm: the validation loss was {first.valid_loss:.3f} nats a {unit} before it and never "
+            f"better than {best.valid_loss:.3f} since; the weights it began with are kept. A lower rate would help: "
+            f"--set training.optimizer.learning_rate=…"
+        )
     apart = f"validation loss {last.valid_loss:.3f}"
     apart += f" against {last.train_loss:.3f} on the training text" if comparable else ""
     if last.valid_loss > best.valid_loss * (1 + SMALL):
         return (
-            f"Over-fitted: the validation loss was best at step {best.step:,} ({best.valid_loss:.3f} nats a token) and "
-            f"has risen by {last.valid_loss - best.valid_loss:.3f} since; the best weights are kept. More text, more "
-            f"dropout or a smaller model would help; more time would not."
+            f"Over-fitted: the validation loss was best at step {best.step:,} ({best.valid_loss:.3f} nats a {unit}) "
+            f"and has risen by {last.valid_loss - best.valid_loss:.3f} since; the best weights are kept. More text, "
+            f"more dropout or a smaller model would help; more time would not."
         )
     gained = before.valid_loss - last.valid_loss
     if gained > SMALL * last.valid_loss:
+        when = "the last third of the budget" if last.share >= 1 else f"what came after step {before.step:,}"
         return (
-            f"Still learning: the last third of the budget lowered the validation loss by {gained:.3f} nats ({apart}). "
-            f"More time would help."
+            f"Still learning: {when} lowered the validation loss by {gained:.3f} nats ({apart}). More time would help."
         )
     if comparable and gap > 0.1 * last.valid_loss:
         return (

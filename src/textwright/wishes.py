@@ -7,11 +7,53 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+from pydantic import Field
+
+from textwright.config import Config
 from textwright.decoding import Steering, StopStrings
 from textwright.decoding.constraints import Choices, Constraint, Words
 from textwright.decoding.strategies import Decoding
 from textwright.errors import ConfigError, MissingExtraError
 from textwright.text.tokenizers import Tokenizer
+
+Strings = str | tuple[str, ...] | None
+
+
+class Wishes(Config):
+    """The types of what is asked for besides the fields of `Sampling` and of the searches."""
+
+    seed: int | None = None
+    n: int = 1
+    n_best: int = 1
+    order: str | tuple[str, ...] = ""
+    top_logprobs: int = 0
+    max_seconds: float | None = None
+    samples: int = 2
+    alternatives: int = 2
+    lookup: bool = False
+    draft_length: int = 1
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    stop: Strings = ()
+    stop_ids: tuple[int, ...] = ()
+    avoid: Strings = ()
+    breakers: Strings = None
+    exempt: Strings = ()
+    bias: dict[str, float] = Field(default_factory=dict)
+    prefix: str = ""
+    prefix_share: float | None = None
+    choices: Strings = ()
+    words: Strings = ()
+    words_in_order: Strings = ()
+    regex: str | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+
+
+def check_types(options: Mapping[str, Any], origin: str) -> None:
+    """Raise ConfigError for an option of a wrong type; what is not known here is checked elsewhere."""
+    Wishes.parse({name: value for name, value in options.items() if name in Wishes.model_fields}, origin)
+
 
 SEVERAL = frozenset({"stop", "avoid", "breakers", "exempt", "choices", "words", "words_in_order"})  # lists of strings
 BREAKERS = ("\n",)  # a new line may begin as earlier ones did
@@ -19,8 +61,9 @@ BREAKERS = ("\n",)  # a new line may begin as earlier ones did
 
 def check_reply(options: Mapping[str, Any]) -> None:
     """Raise ConfigError for what a conversation cannot use."""
-    if options.get("alternatives"):
-        raise ConfigError("a conversation goes on with one reply: leave out alternatives")
+    several = [name for name, one in (("alternatives", 0), ("n", 1), ("n_best", 1)) if options.get(name, one) != one]
+    if several:
+        raise ConfigError(f"a conversation goes on with one reply: leave out {several[0]}")
 
 
 def stop_strings(
@@ -91,8 +134,10 @@ def steering(
             raise ConfigError("a bias needs a text: --bias 'word=2.5'")
         if not value < math.inf:
             raise ConfigError(f"a bias is a number, or -inf, got {value} for {text!r}")
-        for spelled in (text, " " + text):
-            sequences[tuple(tokenizer.encode(spelled))] = float(value)
+        spellings = [tuple(tokenizer.encode(spelled)) for spelled in (text, " " + text)]
+        if spellings[1][-len(spellings[0]) :] == spellings[0]:  # the space is a token of its own: one would count twice
+            del spellings[1]
+        sequences |= dict.fromkeys(spellings, float(value))
     if prefix_share is not None and not (prefix and 0 < prefix_share < 1):
         raise ConfigError(f"prefix_share {prefix_share} needs a prefix, and lies between 0 and 1")
     soft = prefix_share is not None
@@ -170,7 +215,7 @@ def steered(how: Decoding, words: dict[str, Any]) -> bool:
     for name, needed in (("breakers", "dry_multiplier"), ("exempt", "no_repeat_ngram")):
         if words[name] and how.sampling.off(needed):
             raise ConfigError(f"{name} does nothing without {needed}: set that, too")
-    return any(words.values()) or not how.sampling.off("dry_multiplier")
+    return any(words.values()) or words.get("prefix_share") is not None or not how.sampling.off("dry_multiplier")
 
 
 def taken(options: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

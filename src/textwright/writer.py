@@ -19,7 +19,7 @@ from textwright.errors import ConfigError
 from textwright.evaluating.cache import CacheSettings, cached_panel
 from textwright.evaluating.dynamic import DynamicSettings, dynamic_panel
 from textwright.evaluating.perplexity import Panel, panel
-from textwright.evaluating.risk import least_risk
+from textwright.evaluating.risk import least_risk, likeness
 from textwright.models import LanguageModel
 from textwright.presets import preset as chosen
 from textwright.run import GenerationConfig, ImportedRun, TextRun
@@ -42,7 +42,7 @@ class Text:
         finish_reason: "end", "stop" (a stop string), "length", "loop" (it went round in circles) or "time".
         logprob: log-probability (nats) of the tokens: the model's own; for beams, after the penalties asked for.
         seed: what repeats it; None where nothing is drawn.
-        logprobs: of each token; only their sum for a beam search.
+        logprobs: of each token; none for a beam search, which knows their sum.
         tops: with `top_logprobs`, the likeliest tokens at the place of each one, as text, with log-probabilities.
     """
 
@@ -229,12 +229,12 @@ class TextModel:
         dynamic: DynamicSettings | None = None,
     ) -> Panel:
         """Perplexities on a text that is tokenised already: of the model itself, with a cache, or learning on."""
-        end = self.tokenizer.end
+        first = self.generation.first
         if cache is not None:
-            return cached_panel(self.model, corpus, end, cache)
+            return cached_panel(self.model, corpus, first, cache)
         if dynamic is not None:
-            return dynamic_panel(self.model, corpus, end, dynamic)
-        return panel(self.model, corpus, end, stride=stride)
+            return dynamic_panel(self.model, corpus, first, dynamic)
+        return panel(self.model, corpus, first, stride=stride)
 
     def _with(self, network: LanguageModel) -> TextModel:
         return TextModel(self.model, self.tokenizer, self.generation, self.config, network, self.template)
@@ -369,21 +369,22 @@ class TextModel:
 
     def _least_risk(self, how: Decoding, requests: Sequence[Request], stop: Sequence[str]) -> list[Text]:
         """Of each `how.samples` samples the one that is most like all of them."""
+        alike = likeness()  # a missing package is told before anything is written
         found = decode(self.network, requests, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
         texts = [
             self._text(request, result, stop, request.seed) for request, (result,) in zip(requests, found, strict=True)
         ]
         groups = [texts[start : start + how.samples] for start in range(0, len(texts), how.samples)]
-        return [group[least_risk([text.text for text in group])] for group in groups]
+        return [group[least_risk([text.text for text in group], alike)] for group in groups]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str], seed: int | None) -> Text:
         stream, last = TextStream(self.tokenizer, request, stop), len(result.tokens) - 1
-        # A search knows only the sum.
-        logprobs = result.logprobs or (*[0.0] * last, result.logprob)
+        logprobs = result.logprobs or [0.0] * len(result.tokens)
         for place, (token, logprob) in enumerate(zip(result.tokens, logprobs, strict=True)):
             top = result.tops[place] if result.tops else ()
             stream.feed(Event(0, token, logprob, result.finish if place == last else None, top))
-        return stream.result(seed)
+        text = stream.result(seed)
+        return text if result.logprobs else replace(text, logprob=result.logprob, logprobs=())  # a search has the sum
 
 
 class TextStream:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from textwright.decoding import Request, Sampling, Steering
+from textwright.decoding.combined import NEVER
 from textwright.decoding.engine import check_requests, looping
 from textwright.decoding.processors import ORDER, STEPS, active, check_order
-from textwright.decoding.rows import Rows, begin_rows
+from textwright.decoding.rows import BANNED, Rows, begin_rows
 from textwright.decoding.rules import Rules
-from textwright.decoding.truncation import XTC, next_surprise, top_p
+from textwright.decoding.truncation import XTC, next_surprise, top_n_sigma, top_p
 from textwright.decoding.watermark import detect, greens
 from textwright.errors import ConfigError
 from textwright.models import GRUConfig
@@ -471,3 +472,10 @@ def test_processors_agree_with_hugging_face() -> None:
     case = Case(tokens, [], Sampling(), logits[0].tolist(), steering=Steering(sequences=tuple(bias.items())))
     want = theirs.SequenceBiasLogitsProcessor([[list(ids), value] for ids, value in bias.items()])
     torch.testing.assert_close(processed([case]), want(torch.tensor([tokens]), logits.clone()))
+
+
+def test_tokens_without_a_chance_do_not_widen_top_n_sigma() -> None:
+    """As where layers are contrasted: what the last layer finds unlikely has a finite logit that no token reaches."""
+    logits = [3.0, 2.9, 0.0, -1.0, -2.0, NEVER, NEVER / 2]
+    rows, _ = batch([Case([1], [], Sampling(top_n_sigma=1.0), logits)])
+    assert (top_n_sigma(torch.tensor([logits]), rows) > BANNED).tolist() == [[True, True] + [False] * 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from door import POEM, TINY, Run
+
+from textwright.cli.chat import _said
+from textwright.errors import DataError
 
 
 @pytest.fixture
@@ -337,3 +341,33 @@ def test_a_folder_without_rights(text: Path, run: Run, tmp_path: Path) -> None:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
     run("train", text, "--steps", "2", "--out", tmp_path / "run").fails("cannot")
+
+
+def test_standard_input_in_another_encoding(
+    run: Run, trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def typed() -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("你好\n".encode("gbk")), encoding="utf-8"))
+
+    typed()
+    run("detect", trained["lstm"]).fails("standard input is not utf-8", "--input")
+    typed()
+    with pytest.raises(DataError, match="standard input is not utf-8"):
+        next(_said())
+
+
+def test_a_part_that_is_no_section(run: Run, text: Path, tmp_path: Path) -> None:
+    run("train", text, "--set", "examples=true", "--out", tmp_path / "run").fails("examples")
+
+
+def test_a_file_name_that_is_not_utf_8(run: Run, text: Path, tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode("文.txt".encode("gbk"))
+    name.write_bytes(text.read_bytes())
+    run("train", name, "--steps", "1", "--out", tmp_path / "run").fails("not UTF-8", "renamed")
+
+
+def test_no_steps_are_no_budget(run: Run, text: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    asked = f"run: {{source: {{path: {text}}}, training: {{budget: {{steps: 3}}}}}}"
+    recipe.write_text(f"about: mine\nneeds: nothing\n{asked}\n")
+    run("train", recipe, "--steps", "0", "--out", tmp_path / "run").fails("greater than 0")

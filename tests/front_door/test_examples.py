@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from door import Run
 
 import textwright
+from textwright.preference_job import PreferenceJob
 
 COLOURS = {"sky": "blue", "grass": "green", "blood": "red", "snow": "white", "coal": "black", "sun": "yellow"}
 QUICK = ("--set", "training.evaluations=2", "--set", "training.optimizer.learning_rate=1e-2")
@@ -153,3 +155,46 @@ def test_a_preference_on_four_bits_begins_at_the_rounded_base(run: Run, base: di
     result = run("finetune", base["transformer"], data, *asked)
     assert result.code == 0, result.err
     assert "0.6931" in result.out
+
+
+def test_what_examples_have_no_use_for_is_refused(run: Run, base: dict[str, Path], tmp_path: Path) -> None:
+    data, empty = rows(tmp_path, "prompts"), tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    asked = ("finetune", base["lstm"], data, "--steps", "1", "--out", tmp_path / "out")
+    for words, told in (
+        (("--valid", data, "--set", "test_fraction=0.1"), "leave out test_fraction"),
+        (("--test", data, "--set", "test_fraction=0.1"), "leave out test_fraction"),
+        (("--set", "source.field=prompt"), "leave out source.field"),
+        (("--set", "source.documents=line"), "leave out source.documents"),
+        (("--set", "examples.beta=0.5"), "examples.beta is about preferences"),
+        (("--set", "tokenizer.kind=bpe"), "keeps the tokenizer of its base"),
+    ):
+        run(*asked, *words).fails(told)
+    asked = ("finetune", base["lstm"], empty, "--learn", "answers", "--valid", data, "--steps", "1")
+    run(*asked, "--out", tmp_path / "out").fails("holds no examples")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_changed_is_asked_again(base: dict[str, Path], tmp_path: Path) -> None:
+    """What the base thinks of a pair depends on its weights, their rounding and the precision."""
+    shutil.copytree(base["transformer"], tmp_path / "base")
+    asked: dict[str, Any] = {"base": str(tmp_path / "base"), "examples": {"kind": "preferences"}}
+    first = PreferenceJob.request(asked)
+    assert PreferenceJob.request(asked) == json.loads(json.dumps(first)) == first
+    assert PreferenceJob.request({**asked, "adapter": {"packed": "nf4"}}) != first
+    assert PreferenceJob.request({**asked, "training": {"precision": "bfloat16"}}) != first
+    (tmp_path / "base" / "model.safetensors").touch()
+    assert PreferenceJob.request(asked) != first
+
+
+def test_pairs_are_counted_as_pairs(run: Run, base: dict[str, Path], tmp_path: Path) -> None:
+    """In what is printed, in the verdict and in the report."""
+    data, out = tmp_path / "liked.jsonl", tmp_path / "out"
+    liked = ({"prompt": f"{n} sky", "chosen": " is blue!", "rejected": " is blue."} for n in range(60))
+    data.write_text("".join(json.dumps(line) + "\n" for line in liked), encoding="utf-8")
+    result = run("finetune", base["lstm"], data, "--steps", "4", "--set", "training.evaluations=2", "--out", out)
+    assert result.code == 0, result.err
+    assert "pairs/s" in result.out and "tokens/s" not in result.out
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "nats a pair" in report and "pairs seen" in report and "pairs a second" in report
+    assert "tokens seen" not in report and "training answers, tokens" not in report

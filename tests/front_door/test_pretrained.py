@@ -14,12 +14,17 @@ import pytest
 import torch
 from door import Run, data_folder
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 import textwright
 from textwright.errors import CheckpointError
 from textwright.exporting import export_huggingface
+from textwright.fit import open_job
 from textwright.interop import formats, huggingface
 from textwright.run import ImportedRun
+from textwright.text.batching import Cursor
+from textwright.training.parallel import World
 
 transformers = pytest.importorskip("transformers")
 STORIES = data_folder() / ".." / "models" / "stories260K"
@@ -235,6 +240,118 @@ def test_a_kind_of_ours_with_something_we_lack_runs_as_the_library_runs_it(
     assert tokens == written(folder, list(textwright.load(tmp_path / "run").prompt_ids("The fox")), 20)[: len(tokens)]
 
 
+def variant(neox: Path, folder: Path, kind: str, **more: Any) -> Path:
+    """A model of another kind, of the same sizes and with the same tokenizer."""
+    folder.mkdir()
+    shutil.copyfile(neox / "tokenizer.json", folder / "tokenizer.json")
+    known = json.loads((neox / "config.json").read_text())
+    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), known["eos_token_id"])
+    config = transformers.AutoConfig.for_model(kind, **{name: known[name] for name in names}, **ids, **more)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_a_factor_in_front_of_the_head_is_kept(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
+    """Granite divides its logits; without that every probability would be another one."""
+    folder = variant(neox, tmp_path / "granite", "granite", logits_scaling=8.0)
+    result = run("import", folder, "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    ids = torch.tensor([[1, 2, 3, 4]])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    torch.testing.assert_close(textwright.load(tmp_path / "run").model(ids).logits, theirs(ids).logits)
+    asked = ("--steps", "4", "--set", "training.evaluations=2", "--out", tmp_path / "tuned")
+    result = run("finetune", tmp_path / "run", text, *asked)
+    assert result.code == 0, result.err
+    result = run("export", tmp_path / "tuned", tmp_path / "out")
+    assert result.code == 0, result.err
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(textwright.load(tmp_path / "tuned").model(ids).logits, theirs(ids).logits)
+
+
+def test_more_than_a_factor_in_front_of_the_logits_is_refused(run: Run, neox: Path, tmp_path: Path) -> None:
+    """Gemma 2 bends its logits."""
+    folder = variant(neox, tmp_path / "gemma", "gemma2", final_logit_softcapping=2.0, num_key_value_heads=4, head_dim=6)
+    run("import", folder, "--out", tmp_path / "run").fails("more than a linear head")
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_begin_behind_their_first_token(run: Run, theirs: Path, tmp_path: Path) -> None:
+    """Where that is another one than ends them, as in Llama 2: generation, measuring and training alike."""
+    folder = tmp_path / "llama2"
+    shutil.copytree(theirs, folder)
+    library = Library.from_file(str(theirs / "tokenizer.json"))
+    begin, end = 260, library.token_to_id("<|end|>")
+    library.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    library.save(str(folder / "tokenizer.json"))
+    for file in ("config.json", "generation_config.json"):
+        said = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**said, "bos_token_id": begin, "eos_token_id": end}))
+    assert run("import", folder, "--out", tmp_path / "run").code == 0
+    model = textwright.load(tmp_path / "run")
+    assert (model.generation.start, model.generation.end) == ((begin,), end)
+    lines = ["The fox.", "A friend, a foe."]
+    data = tmp_path / "lines.jsonl"
+    data.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    total, count = 0.0, 0
+    for line in lines:
+        ids = [begin, *model.tokenizer.encode(line), end]
+        with torch.no_grad():
+            rows = model.model(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+        total -= float(rows.gather(1, torch.tensor(ids[1:])[:, None]).sum())
+        count += len(ids) - 1
+    result = run("evaluate", tmp_path / "run", "--data", data, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["loss"] == pytest.approx(total / count, rel=1e-4)
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps({"text": f"{n} {lines[n % 2]}"}) + "\n" for n in range(90)))
+    asked = ("--steps", "1", "--set", "training.evaluations=1", "--out", tmp_path / "tuned")
+    result = run("finetune", tmp_path / "run", many, *asked)
+    assert result.code == 0, result.err
+    config = textwright.load(tmp_path / "tuned").config
+    job = open_job(config, tmp_path / "tuned")
+    batch, _ = next(job.batches(model.model, World()).batches(Cursor()))
+    assert (batch.tokens[:, 0] == begin).all()
+
+
+def test_documents_of_another_end(run: Run, theirs: Path, tmp_path: Path) -> None:
+    """A model whose replies end with one token learns texts that end with another: it stops at both."""
+    library = Library.from_file(str(theirs / "tokenizer.json"))
+    between, reply = library.token_to_id("<|end|>"), 261
+    folder = copied(theirs, tmp_path / "spoken", "generation_config.json", eos_token_id=reply)
+    assert run("import", folder, "--out", tmp_path / "run").code == 0
+    assert textwright.load(tmp_path / "run").generation.end == reply
+    data = tmp_path / "many.jsonl"
+    data.write_text("".join(json.dumps({"text": f"{n} foxes"}) + "\n" for n in range(90)))
+    asked = ("--steps", "1", "--set", "training.evaluations=1", "--out", tmp_path / "tuned")
+    result = run("finetune", tmp_path / "run", data, *asked)
+    assert result.code == 0, result.err
+    generation = textwright.load(tmp_path / "tuned").generation
+    assert (generation.end, generation.also_end) == (reply, (between,))
+
+
+def test_a_model_that_no_adapter_is_made_for(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
+    """GPT-2 as the library runs it has layers of a kind of its own."""
+    folder = variant(neox, tmp_path / "gpt2", "gpt2", scale_attn_by_inverse_layer_idx=True, n_positions=64)
+    assert run("import", folder, "--out", tmp_path / "run").code == 0
+    run("finetune", tmp_path / "run", text, "--method", "lora", "--steps", "1").fails("no layers that an adapter")
+
+
+def test_the_folder_one_stands_in_has_a_name(
+    run: Run, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(theirs, tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert run("import", ".").code == 0
+    assert (tmp_path / "mine" / "runs" / "mine" / "config.json").exists()
+
+
 def test_how_it_draws_goes_along(run: Run, theirs: Path, tmp_path: Path) -> None:
     drawn = {"do_sample": True, "repetition_penalty": 1.3, "typical_p": 0.9, "top_k": 0}
     folder = copied(theirs, tmp_path / "drawn", "generation_config.json", **drawn)
@@ -243,6 +360,10 @@ def test_how_it_draws_goes_along(run: Run, theirs: Path, tmp_path: Path) -> None
     assert result.code == 0, result.err
     said = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert {name: said[name] for name in drawn} == drawn
+    folder = copied(theirs, tmp_path / "usual", "generation_config.json", do_sample=True, temperature=0.6)
+    assert run("import", folder, "--out", tmp_path / "other").code == 0
+    sampling = textwright.load(tmp_path / "other").generation.sampling
+    assert (sampling.temperature, sampling.top_k) == (0.6, 50)  # what transformers draws from, unless told otherwise
 
 
 def test_several_tokens_that_end_a_text(run: Run, theirs: Path, tmp_path: Path) -> None:
@@ -297,6 +418,8 @@ def test_what_the_library_cannot_open(run: Run, neox: Path, tmp_path: Path) -> N
 
     refused(broken(model_type="no_such_kind"), "is a no_such_kind", "no language model")
     refused(broken(model_type="vit"), "is a vit")
+    refused(broken(model_type="gemma3"), "is a gemma3", "no language model")
+    refused(broken(hidden_size="24"), "no language model")
     refused(broken(num_hidden_layers=3), "is missing")
     refused(broken(num_hidden_layers=1), "has no place")
     refused(broken(hidden_size=28), "another shape")
@@ -368,6 +491,7 @@ def test_a_recurrent_model_steps_elsewhere(run: Run, trained: dict[str, Path], t
     words = ("--strategy", "greedy", "--max-new-tokens", "30", "--json", "--prompt", "The fox")
     tokens = json.loads(run("generate", trained["lstm"], *words).out)["outputs"][0]["tokens"]
     assert json.loads(done.stdout.splitlines()[0])[: len(tokens)] == tokens
+    assert "<|end|>" not in done.stdout
     run("export", trained["transformer"], tmp_path / "no", "--to", "onnx").fails("is a transformer", "--to huggingface")
     run("export", trained["lstm"], tmp_path / "no").fails("is a lstm", "--to onnx")
     run("export", trained["lstm"], tmp_path / "no", "--to", "gguf").fails("is a lstm")

@@ -61,15 +61,14 @@ def test_out_and_in_again(run: Run, files: dict[str, Path], tmp_path: Path, kind
         theirs = model.generate(**given, num_beams=1, do_sample=False, max_new_tokens=20, length_penalty=1.0)
         ((mine,),) = ours.write([source], strategy="greedy", max_new_tokens=20)
         assert writer.decode(theirs[0], skip_special_tokens=True).strip() == mine.text.strip()
-    if same:
-        done = run("import", out, "--task", "convert", "--out", tmp_path / "again")
-        assert done.code == 0, done.err
-        before, after = (
-            run("convert", name, "--input", files["test.digits"], "--scores", "--max-new-tokens", "9").out
-            for name in (tmp_path / "mine", tmp_path / "again")
-        )
-        assert before == after and len(set(before.splitlines())) > 1
-        assert run("selftest", tmp_path / "again").code == 0
+    done = run("import", out, "--task", "convert", "--out", tmp_path / "again")
+    assert done.code == 0, done.err
+    before, after = (
+        run("convert", name, "--input", files["test.digits"], "--scores", "--max-new-tokens", "9").out
+        for name in (tmp_path / "mine", tmp_path / "again")
+    )
+    assert before == after and len(set(before.splitlines())) > 1
+    assert run("selftest", tmp_path / "again").code == 0
 
 
 @pytest.fixture
@@ -93,6 +92,13 @@ def test_an_imported_model_is_a_run(run: Run, t5: Path, files: dict[str, Path], 
     assert f"textwright translate {tmp_path / 'mine'} TEXT" in done.err
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(t5)
     ours = load_pairs(tmp_path / "mine", "translate")
+    said = {"length_penalty": 0.0, "num_beams": 3}
+    (t5 / "generation_config.json").write_text(
+        json.dumps({**json.loads((t5 / "generation_config.json").read_text()), **said})
+    )
+    assert run("import", t5, "--task", "translate", "--out", tmp_path / "searching").code == 0
+    generation = load_pairs(tmp_path / "searching", "translate").generation
+    assert (generation.length_penalty, generation.beams) == (0.0, 3)
     ids = ours.source_ids("789")
     assert ids == [*ours.source_tokenizer.encode("spell: 789"), ours.tokenizer.end]
     banned = [1, *range(theirs.config.vocab_size - 4, theirs.config.vocab_size)]
@@ -113,6 +119,11 @@ def test_an_imported_model_is_a_run(run: Run, t5: Path, files: dict[str, Path], 
 def test_what_is_told_apart(run: Run, t5: Path, theirs: Path, spoken: Path, tmp_path: Path) -> None:
     run("import", t5, "--out", tmp_path / "mine").fails("writes with a source", "--task translate, summarize")
     run("import", theirs, "--task", "translate", "--out", tmp_path / "mine").fails("has no source", "leave out --task")
+    known = json.loads((t5 / "config.json").read_text())
+    (t5 / "config.json").write_text(json.dumps({**known, "model_type": "m2m_100"}))
+    asked = ("import", t5, "--task", "translate", "--as", "native", "--out", tmp_path / "mine")
+    run(*asked).fails("is a m2m_100: expected one of", "--as transformers")
+    (t5 / "config.json").write_text(json.dumps(known))
     assert not (tmp_path / "mine").exists()
     run("export", spoken, tmp_path / "out").fails("transformers has no class")
     run("export", spoken, tmp_path / "out", "--to", "onnx").fails("recurrent encoder-decoder", "no ONNX file")

@@ -12,14 +12,15 @@ import pytest
 from door import Run
 
 import textwright
+from textwright import pair_model, writer
 from textwright.cli import ways
 from textwright.cli.generate import _record
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, MissingExtraError
 from textwright.evaluating.risk import least_risk
 from textwright.opening import load_pairs
 from textwright.quantizing import load_quantized
 from textwright.text.tokenizers import Tokenizer
-from textwright.wishes import stop_strings
+from textwright.wishes import check_reply, steering, stop_strings
 from textwright.writer import Text, TextModel
 
 FAMILIES = ("transformer", "lstm")
@@ -147,6 +148,11 @@ def test_a_bias_moves_the_text(run: Run, trained: dict[str, Path]) -> None:
     )
     assert text["text"] == "x"
     run("generate", trained["lstm"], "--bias", "fox").fails("--bias expects NAME=NUMBER")
+    model = textwright.load(trained["lstm"])
+    words = {"breakers": None, "exempt": ()}
+    fox, with_space = model.tokenizer.encode("fox"), model.tokenizer.encode(" fox")
+    assert with_space[1:] == fox  # so the value would be added twice behind a space
+    assert steering(model.tokenizer, bias={"fox": 2.0}, **words).sequences == ((tuple(fox), 2.0),)
     run("generate", trained["lstm"], "--bias", " =3").fails("a bias needs a text")
 
 
@@ -250,7 +256,16 @@ def test_a_loop_ends_and_says_so(run: Run, trained: dict[str, Path]) -> None:
         (("--lookup", "--max-seconds", "3"), ("does not use max_seconds",)),
         (("--lookup", "--set", "draft_length=0"), ("a length",)),
         (("--max-seconds", "0"), ("max_seconds",)),
-        (("--set", "max_seconds=soon"), ("a number of max_seconds, got 'soon'",)),
+        (("--set", "max_seconds=soon"), ("max_seconds", "valid number, got 'soon'")),
+        (("--lookup", "--set", "draft_length=two"), ("draft_length", "valid integer, got 'two'")),
+        (("--set", "order=5"), ("--set: order",)),
+        (("--set", "bias=2"), ("--set: bias",)),
+        (("--json", "--set", "top_logprobs=many"), ("top_logprobs", "got 'many'")),
+        (("--set", "seed=abc"), ("seed", "got 'abc'")),
+        (("--set", "avoid=5"), ("avoid",)),
+        (("--set", "words=5"), ("words",)),
+        (("--set", "json_schema=x"), ("json_schema",)),
+        (("--set", "top_logprobs=3"), ("add --json",)),
         (("--bias", "the=inf"), ("a bias is a number",)),
         (("--choice", "the fox", "--stop", "fox"), ("stop would end a text before",)),
         (("--choice", "the fox", "--max-seconds", "9"), ("max_seconds would end a text before",)),
@@ -362,6 +377,7 @@ def test_a_watermark_is_detected(run: Run, trained: dict[str, Path], tmp_path: P
     assert not json.loads(run("detect", trained["lstm"], marked, "--key", "8", "--json").out)["watermark"]
     assert run("detect", trained["lstm"], run(*asked).out, "--key", "7").out.startswith("no watermark")
     run("detect", trained["lstm"], "T").fails("at least two tokens")
+    run(*asked, "--set", "watermark=8", "--set", f"watermark_key={2**53}").fails("watermark_key")
     run("detect", trained["lstm"], "The", "--input", file).fails("not both")
     run("detect", trained["lstm"], "--input", tmp_path / "nothing").fails("nothing")
 
@@ -435,3 +451,49 @@ def test_a_column_of_a_table_is_measured(run: Run, trained: dict[str, Path], tmp
     assert [result.code for result in told] == [0, 0]
     assert json.loads(told[0].out)["tokens"] < json.loads(told[1].out)["tokens"]
     run("evaluate", trained["lstm"], "--field", "body").fails("--data")
+
+
+def test_a_beam_search_lists_no_log_probabilities_it_has_not(run: Run, trained: dict[str, Path]) -> None:
+    asked = ("generate", trained["lstm"], "--max-new-tokens", "5", "--json")
+    (found,) = json.loads(run(*asked, "--strategy", "beam").out)["outputs"]
+    assert "logprobs" not in found and found["logprob"] < 0
+    (found,) = json.loads(run(*asked, "--seed", "1").out)["outputs"]
+    assert sum(found["logprobs"]) == pytest.approx(found["logprob"])
+
+
+def test_a_conversation_goes_on_with_one_reply() -> None:
+    for name in ("n", "n_best"):
+        with pytest.raises(ConfigError, match=f"leave out {name}"):
+            check_reply({name: 2})
+    check_reply({"n": 1})
+
+
+def test_a_share_of_a_prefix_needs_one(run: Run, spoken: Path) -> None:
+    run("convert", spoken, "7", "--prefix-share", "0").fails("prefix_share 0.0 needs a prefix")
+
+
+def test_a_missing_package_is_told_before_anything_is_written(
+    trained: dict[str, Path], spoken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingExtraError("chrF", "translate")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it has written")
+
+    for module in (writer, pair_model):
+        monkeypatch.setattr(module, "likeness", missing)
+        monkeypatch.setattr(module, "decode", never)
+    with pytest.raises(MissingExtraError):
+        textwright.load(trained["lstm"]).generate("T", strategy="mbr")
+    with pytest.raises(MissingExtraError):
+        load_pairs(spoken, "convert").write(["7"], strategy="mbr")
+
+
+def test_a_prompt_that_is_refused_is_not_said_to_be_cut(run: Run, trained: dict[str, Path]) -> None:
+    """A model with a window: sampling reads the last part of a long prompt and says so, a search refuses it."""
+    asked = ("generate", trained["transformer"], "--prompt", "x" * 40, "--max-new-tokens", "2")
+    assert "only the last 16 are read" in run(*asked).err
+    result = run(*asked, "--strategy", "beam")
+    result.fails("window of 16")
+    assert "are read" not in result.err

@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Library
 
 from textwright.errors import CheckpointError
 from textwright.exporting import export_gguf
@@ -20,9 +22,10 @@ from textwright.importing import import_model
 from textwright.interop.formats import native
 from textwright.interop.gguf_file import TENSORS, read_gguf
 from textwright.interop.gguf_out import Packing, check_gguf
-from textwright.interop.gguf_tokenizer import USER, facts_of, library_of
+from textwright.interop.gguf_tokenizer import UNUSED, USER, facts_of, library_of
 from textwright.models.transformer import TransformerLM
 from textwright.opening import load_writer
+from textwright.text.tokenizer_file import ALPHABET
 from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
 gguf = pytest.importorskip("gguf")
@@ -149,6 +152,46 @@ def test_texts_come_back(pre: str, tmp_path: Path) -> None:
     assert digits == [1, 1, 1] or pre in ("gpt-2", "llama-bpe")
 
 
+def test_a_word_that_is_an_entry_is_one_for_llama_3() -> None:
+    """llama.cpp does not look for merges there, and puts the first token in front whether a file says so or not."""
+    known = bytewise()
+    end = len(known["tokens"])
+    facts = {
+        "model": "gpt2",
+        "pre": "llama-bpe",
+        "tokens": [*known["tokens"], "Zyx"],
+        "merges": known["merges"],
+        "bos_token_id": end - 1,
+        "token_type": [1] * (end - 1) + [3, 1],
+    }
+    tokenizer = Tokenizer(library_of(facts))
+    assert tokenizer.encode("Zyx") == [end]
+    assert tokenizer.prefix == (end - 1,)
+    assert Tokenizer(library_of({**facts, "pre": "smollm"})).encode("Zyx") != [end]
+    assert not Tokenizer(library_of({**facts, "add_bos_token": False})).prefix
+
+
+def test_what_stands_whole_in_a_text_and_what_stands_for_nothing(tmp_path: Path) -> None:
+    """Added tokens that are no control tokens stay so; ids without an entry are never written."""
+    library = Library(models.BPE({**ALPHABET, "<|endoftext|>": 256}, []))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    library.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    library.add_tokens([AddedToken("<think>", normalized=False)])
+    tokenizer = Tokenizer(library)
+    facts = facts_of(tokenizer, tokenizer.size + 2)
+    assert facts["token_type"][256:] == [3, USER, UNUSED, UNUSED]
+    again = Tokenizer(library_of(facts))
+    assert again.encode("a<think>b") == tokenizer.encode("a<think>b") and len(again.encode("a<think>b")) == 3
+    write(tmp_path / "model.gguf", "llama")
+    import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    tokenizer.save(tmp_path / "run" / "tokenizer.json")  # of fewer ids than the model has
+    assert "read back" in export_gguf(tmp_path / "run", tmp_path / "mine.gguf", "f32")
+    assert gguf.GGUFReader(tmp_path / "mine.gguf").fields["general.name"].contents() == "mine"
+    import_model(str(tmp_path / "mine.gguf"), tmp_path / "again")
+    model = load_writer(tmp_path / "again")
+    assert set(range(tokenizer.size, model.model.config.vocab)) <= set(model.generation.unseen)
+
+
 @pytest.mark.parametrize("packing", ["f32", "q8_0"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_what_goes_out_comes_in(kind: str, packing: Packing, tmp_path: Path) -> None:
@@ -231,7 +274,7 @@ def test_tokens_that_a_user_defined_are_found_first(pieces: dict[str, Any]) -> N
     assert tokenizer.encode("the<user>fox").count(last) == 1
     assert "<user>" not in tokenizer.controls
     again = facts_of(tokenizer, tokenizer.size + 2)
-    assert again["token_type"][last:] == [USER, 3, 3]
+    assert again["token_type"][last:] == [USER, UNUSED, UNUSED]
     assert Tokenizer(library_of(again)).encode("the<user>fox") == tokenizer.encode("the<user>fox")
 
 

@@ -102,6 +102,13 @@ def test_logits_are_theirs(folder: Path) -> None:
     compared(native_pairs(read_folder(folder)), loaded(folder))
 
 
+def test_a_file_without_its_head(tmp_path: Path) -> None:
+    """As facebook/bart-base is stored."""
+    body = spread(transformers.BartModel(THEIRS["bart"]))
+    body.save_pretrained(tmp_path)
+    compared(native_pairs(read_folder(tmp_path)), loaded(tmp_path))
+
+
 def test_they_come_back_unchanged(folder: Path) -> None:
     """In and out again: their tensors, and a configuration that means the same."""
     config, tensors = foreign_pairs(native_pairs(read_folder(folder)))

@@ -120,11 +120,12 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         ({"peft_type": "LOHA"}, "of kind LOHA"),
         ({"bias": "all"}, "asks for bias all"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights pissa"),
     ):
         damage(out, **changes)
         with pytest.raises(CheckpointError, match=told):
             read_peft(out, fresh)
-        damage(out, peft_type="LORA", bias="none", modules_to_save=None)
+        damage(out, peft_type="LORA", bias="none", modules_to_save=None, init_lora_weights=True)
     other = TransformerConfig(**{**SHAPE, "width": 32}, norm="rmsnorm", feed_forward="swiglu").build()
     assert isinstance(other, TransformerLM)
     with pytest.raises(CheckpointError, match="is for another model"):

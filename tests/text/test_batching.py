@@ -43,8 +43,9 @@ def check(data: Corpus, batches: list[Batch]) -> None:
             assert (batch.targets[row, length:] == IGNORE).all()
             if length == 0:
                 continue
-            # the input is the token before: of the document before, that is its end
-            assert batch.tokens[row, :length].tolist() == [t - 1 if t > 1 else END for t in real.tolist()]
+            # the input is the token before; what stands there in front of a document is no token of another one
+            begins = {1, *(int(end) + 1 for end in data.ends)}
+            assert batch.tokens[row, :length].tolist() == [END if t in begins else t - 1 for t in real.tolist()]
             assert real.tolist() == list(range(int(real[0]), int(real[0]) + length))
             crossing = [int(end) for end in data.ends if int(real[0]) <= int(end) < int(real[-1])]
             assert not crossing, "a row crosses the boundary of a document"

@@ -49,7 +49,8 @@ def tokenizer() -> Tokenizer:
     library = Library(models.BPE({**ALPHABET, "<|endoftext|>": 256}, []))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
-    library.add_special_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
+    controls = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    library.add_special_tokens([AddedToken(name, special=True) for name in controls])
     return Tokenizer(library)
 
 
@@ -332,3 +333,44 @@ def test_on_disk_and_back(speller: Speller, tmp_path: Path) -> None:
         held_back(lambda: ((example,) for example in examples), 0.5, 0.5)
     with pytest.raises(DataError, match="left out 60 of 60"):
         in_memory(examples, speller, 5)
+
+
+def test_instructions_that_all_share_do_not_hold_them_together() -> None:
+    """Split by questions: equal ones stay together, whoever the model is told to be."""
+    system = {"role": "system", "content": "Be brief."}
+    examples = [Example((system, *said(f"q{n // 2}", f"a{n}").messages), f"x:{n}") for n in range(80)]
+    splits = [list(split()) for split in held_back(lambda: ((example,) for example in examples), 0.2, 0.2)]
+    assert [len(split) for split in splits] == [48, 16, 16]
+    asked = [{example.messages[1]["content"] for (example,) in split} for split in splits]
+    assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
+
+
+def test_shares_that_leave_one_example(speller: Speller, tmp_path: Path) -> None:
+    examples = [said(f"q{n}", f"a{n}") for n in range(20)]
+    splits = held_back(lambda: ((example,) for example in examples), 0.01, 0.97)
+    with pytest.raises(DataError, match="none is left to validate on"):
+        prepare_examples(splits, speller, 60, tmp_path / "data", lambda what, done: None)
+
+
+def test_a_conversation_begins_as_texts_of_the_base_do(tokenizer: Tokenizer) -> None:
+    """Where that is with a token that ends none."""
+    begin = tokenizer.entries["<|im_start|>"]
+    assert template_for(tokenizer, (begin,)) == "<|im_start|>" + template_for(tokenizer)
+    assert template_for(tokenizer, (tokenizer.end,)) == template_for(tokenizer)
+    spelled = Speller(ChatTemplate(template_for(tokenizer, (begin,)), {}), tokenizer, (), tokenizer.end).spell(
+        said("Hi", "Yes")
+    )
+    assert spelled.ids[0] == begin and not spelled.learned[0]
+
+
+def test_a_folder_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a text")
+    assert kind_of(str(tmp_path)) == "text"
+
+
+def test_templates_as_other_libraries_write_them() -> None:
+    source = (
+        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}\n{% endfor %}"
+        "{% if tools is not none %}tools{% endif %}{% if documents is not none %}documents{% endif %}"
+    )
+    assert ChatTemplate(source, {}).text([{"role": "user", "content": "Hi"}]) == "user: Hi\n"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from textwright.errors import DataError, MissingExtraError
 from textwright.text import sources
-from textwright.text.sources import SourceConfig, alike, cut, detect, files, fingerprint, read
+from textwright.text.sources import SourceConfig, alike, cut, decoded, detect, files, fingerprint, read
 
 SIMPLIFIED = 5 * (
     "春天来了，小河边的柳树发出了新芽。孩子们在草地上放风筝，老人们坐在长椅上聊天。\n“今天的天气真好！”他说。\n"
@@ -401,3 +401,26 @@ def test_another_source_is_read_as_the_trained_one(tmp_path: Path) -> None:
         assert len(list(read(alike(str(path), lines)))) == 2
     assert alike("builtin:python-docs", lines) == SourceConfig(path="builtin:python-docs")
     assert alike("hf:some/name", trained).field == "body"
+
+
+@pytest.mark.parametrize("first", ["", "1"])
+def test_a_long_text_is_told_whatever_character_its_sample_ends_in(tmp_path: Path, first: str) -> None:
+    """Characters of two bytes, and one of one byte in front of them or none."""
+    text = first + "床前明月光，疑是地上霜。\n" * 50_000
+    path = saved(tmp_path, "long.txt", text.encode("gb18030"))
+    assert "".join(decoded(path, None)) == text
+
+
+def test_parts_with_nuls_between_them_are_no_utf_16(tmp_path: Path) -> None:
+    path = saved(tmp_path, "list.txt", b"Hello, you.\0Next one.\0" * 5000)
+    with pytest.raises(DataError, match="looks like a binary file"):
+        list(decoded(path, None))
+    for script in ("Plain words, and more.\n", "Русский текст, и ещё.\n", "床前明月光，疑是地上霜。\n"):
+        for name in ("utf-16-le", "utf-16-be"):
+            assert "".join(decoded(saved(tmp_path, "wide.txt", (script * 99).encode(name)), None)) == script * 99
+
+
+def test_a_comma_in_a_text_without_quotation_marks_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.csv", b"text\nHello\nHello, world\n")
+    with pytest.raises(DataError, match=r"a\.csv:3 has more columns than the header names, first ' world'"):
+        list(read(SourceConfig(path=str(path))))

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from textwright.errors import CheckpointError, ConfigError, MissingExtraError
 from textwright.text import segmenters
 from textwright.text.segmenters import count_words, is_unspaced, segmenter
-from textwright.text.tokenizer_file import END
+from textwright.text.tokenizer_file import ALPHABET, END
 from textwright.text.tokenizers import SLICE, Tokenizer, TokenizerConfig, train
 
 DATA = Path(os.environ.get("TEXTWRIGHT_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -360,6 +361,25 @@ def test_real_llama_file(sample: str) -> None:
     assert tokenizer.end not in ids
     assert made(str(path.parent)).encode(sample) == ids
     assert tokenizer.unseen("time \U0001f600 time") == ["\U0001f600"]
+
+
+def test_the_end_is_a_control_token_where_there_is_one(tmp_path: Path) -> None:
+    """BART's vocabulary has the end of GPT-2's texts among its words."""
+    library = Library(models.BPE({**ALPHABET, "<|endoftext|>": 256}, []))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    assert existing(tmp_path, library).end == 256
+    library.add_special_tokens([AddedToken("</s>", special=True)])
+    tokenizer = existing(tmp_path, library)
+    assert tokenizer.end == tokenizer.entries["</s>"] == 257
+
+
+def test_what_stands_in_front_of_a_text_without_latin_letters(tmp_path: Path) -> None:
+    library = Library(models.BPE({"A": 0, "C": 1, "<s>": 2, "</s>": 3}, []))
+    library.decoder = decoders.Fuse()
+    library.add_special_tokens([AddedToken(name, special=True) for name in ("<s>", "</s>")])
+    assert existing(tmp_path, library).prefix == ()
+    library.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    assert existing(tmp_path, library).prefix == (2,)
 
 
 def test_existing_is_refused_by_name(tmp_path: Path) -> None:

@@ -263,6 +263,16 @@ def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
     assert trainer(tmp_path, steps=9).run().step == 9
 
 
+def test_a_larger_budget_survives_a_roll_back(tmp_path: Path) -> None:
+    """To the save of the finished run, which says that its budget is spent."""
+    trainer(tmp_path, steps=5).run()
+    poison = Poison(after=7)
+    subject = poison.subject = trainer(tmp_path, steps=12, listener=poison, evaluations=1)
+    progress = subject.run()
+    assert "Rolled back to step 5" in poison.notices[0]
+    assert progress.step == 12
+
+
 def test_gradient_norms_of_layers_are_in_the_history(tmp_path: Path) -> None:
     (record, *_) = trainer(tmp_path, steps=2, clip=0.0).run().steps
     assert list(record.layers) == ["embed", "blocks.0", "blocks.1", "norm"]

@@ -157,6 +157,8 @@ def attach(model: LanguageModel, config: LowRankConfig, name: str = FIRST) -> No
     if any(name in found.named for found in known.values()):
         raise ConfigError(f"there is an adapter {name!r} already: give another name")
     every = {f"{path}.{leaf}": (module, leaf) for path, module, leaf in adaptable(model)}
+    if not every:
+        raise ConfigError("this model has no layers that an adapter is made for: --method full")
     for end in config.targets:
         if not any(weight.endswith(end) for weight in every):
             some = ", ".join(sorted({_family(weight) for weight in every}))

@@ -78,11 +78,13 @@ def _reply(model: TextModel | PairModel, turns: list[str], options: dict[str, An
 
 def _said() -> Iterator[str]:
     """What a person types, until nothing."""
+    from textwright.cli.sources import heard
+
     while True:
         if sys.stdin.isatty():
             sys.stdout.write("> ")
             sys.stdout.flush()
-        line = sys.stdin.readline().strip()
+        line = heard(sys.stdin.readline, "type or pipe it in that encoding").strip()
         if not line:
             return
         yield line

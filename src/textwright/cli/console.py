@@ -46,7 +46,7 @@ class ConsoleAudience(Audience):
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.told = self.resumed_at = time.monotonic()
-        self.tokens_before = 0
+        self.tokens_before, self.unit = 0, "token"
         self.told_of: set[str] = set()
         self.done = self.whole = 0.0  # characters of this pass over the text, and of the longest one so far
 
@@ -80,7 +80,7 @@ class ConsoleAudience(Audience):
 
     def planned(self, manifest: Manifest, model: LanguageModel, job: Job) -> None:
         self._stop()
-        config = manifest.config
+        config, self.unit = manifest.config, manifest.config.unit
         training = config.training
         shape = ", ".join(f"{name} {value}" for name, value in config.model if name in SHAPE)
         self._say(f"{config.model.family}: {model.count_parameters():,} parameters ({shape})")
@@ -99,14 +99,14 @@ class ConsoleAudience(Audience):
             more = " Give a larger budget to go on." if progress.finished == SPENT else ""
             self._say(f"This run is complete ({progress.finished}).{more}")
         elif progress.step:
-            self._say(f"Going on after step {progress.step:,}, {progress.tokens:,} tokens.")
+            self._say(f"Going on after step {progress.step:,}, {progress.tokens:,} {self.unit}s.")
         if self.console.is_terminal and not progress.finished:
             self._start("warming up", 1.0)
 
     def stepped(self, progress: Training, record: StepRecord) -> None:
         now = time.monotonic()
         speed = (record.tokens - self.tokens_before) / max(now - self.resumed_at, 1e-9)
-        line = f"step {record.step:,}  loss {record.loss:.3f}  {speed:,.0f} tokens/s"
+        line = f"step {record.step:,}  loss {record.loss:.3f}  {speed:,.0f} {self.unit}s/s"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=line, completed=record.share)
         elif now - self.told >= QUIET or record.step == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,14 @@ def detect(
     run: Annotated[Path, typer.Argument(help="The run that may have written it: its tokens are counted.")],
     text: Annotated[str | None, typer.Argument(help="The text; without it, --input or standard input.")] = None,
     input: Annotated[Path | None, typer.Option(help="A file that holds the text.")] = None,
-    key: Annotated[int | None, typer.Option(help="The watermark_key it would have been written with.")] = None,
+    key: Annotated[
+        int | None, typer.Option(help="The watermark_key it would have been written with.", min=0, max=2**53 - 1)
+    ] = None,
     share: Annotated[float | None, typer.Option(help="The watermark_share (0.25).", min=0.01, max=0.99)] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Say whether a text carries the watermark of `generate --set watermark=2`."""
+    from textwright.cli.sources import standard_input
     from textwright.decoding.watermark import detect as count
     from textwright.errors import ConfigError
     from textwright.opening import load
@@ -29,7 +31,7 @@ def detect(
         raise ConfigError("give a text or --input, not both")
     if input is not None:
         text = input.read_text(encoding="utf-8", errors="replace")
-    tokens = load(run).tokenizer.encode(sys.stdin.read() if text is None else text)
+    tokens = load(run).tokenizer.encode(standard_input() if text is None else text)
     if len(tokens) < 2:
         raise ConfigError("a watermark needs at least two tokens to be seen: give a longer text")
     given = {"key": key, "share": share}

@@ -126,15 +126,15 @@ def _text(
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
     if cache is not None and dynamic:
         raise ConfigError("--cache and --dynamic measure in two ways: give one of them")
-    network, end, folder = model.model, model.tokenizer.end, run / "data"
+    network, first, folder = model.model, model.generation.first, run / "data"
     imported = isinstance(model.config, ImportedRun)
     if imported and (data is None or cache is not None or dynamic):
         raise ConfigError(f"{run} was imported and has no texts of its own: textwright evaluate {run} --data FILE")
     how: dict[str, Any] = {"stride": stride}
     if cache is not None:
-        how["cache"] = choose_cache(network, open_prepared(folder).valid, end, cache)
+        how["cache"] = choose_cache(network, open_prepared(folder).valid, first, cache)
     if dynamic:
-        how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, end)
+        how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, first)
     if field is not None and data is None:
         raise ConfigError("--field names a column of a table: give it with --data")
     if data is not None:

@@ -82,17 +82,17 @@ def generate(
 
     if stream and (json or n > 1):
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")
-    if not json and (top_logprobs is not None or prompt_logprobs):
-        raise ConfigError("--top-logprobs and --prompt-logprobs are printed as JSON: add --json")
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
     named = {name: context.params[name] for name in NAMED}
     options = ways.options(set, avoid, bias, lookup=lookup or None, seed=seed, **named)
+    if not json and ("top_logprobs" in options or prompt_logprobs):
+        raise ConfigError("--top-logprobs and --prompt-logprobs are printed as JSON: add --json")
     seed = options.pop("seed", None)
     own = {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
     own |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     options = ways.joined(options, own)
     model = as_writer(ways.opened(run, quantize), run)
-    _notices(model, prompt)
+    _unseen(model, prompt)
     options = ways.joined(options, ways.demands(choice, word, in_order, regex, json_schema, grammar))
     ways.tell_preset(preset, model.tokenizer)
     model = _company(model, prompt, with_, fuse, guidance, negative, dola)
@@ -103,6 +103,7 @@ def generate(
         seed = secrets.randbelow(2**31)
     if stream:
         chunks = model.stream(prompt, seed=seed, **options)
+        _unread(model, prompt)
         sys.stdout.write(prompt)
         for chunk in chunks:
             sys.stdout.write(chunk.text)
@@ -110,6 +111,7 @@ def generate(
         sys.stdout.write("\n")
     else:
         texts = model.generate(prompt, seed=seed, **options)
+        _unread(model, prompt)
         if json:
             typer.echo(jsons.dumps(_document(model, prompt, texts, prompt_logprobs), ensure_ascii=False))
             return
@@ -160,19 +162,23 @@ def _record(text: Text) -> dict[str, Any]:
         "tokens": list(text.tokens),
         "finish_reason": text.finish_reason,
         "logprob": text.logprob,
-        "logprobs": list(text.logprobs),
+        **({"logprobs": list(text.logprobs)} if text.logprobs else {}),
         # Pairs, because different tokens may look alike: parts of characters, control tokens.
         **({"top_logprobs": [[list(pair) for pair in top] for top in text.tops]} if text.tops else {}),
         "seed": text.seed,
     }
 
 
-def _notices(model: TextModel, prompt: str) -> None:
-    """One line to standard error for what the model cannot read as it stands."""
+def _unseen(model: TextModel, prompt: str) -> None:
+    """One line to standard error for what the model does not know."""
     unseen = model.tokenizer.unseen(prompt)
     if unseen:
         shown = ", ".join(repr(part) for part in unseen[:8]) + (" …" if len(unseen) > 8 else "")
         _tell(f"the prompt has {len(unseen)} character(s) or word(s) the model has never seen: {shown}")
+
+
+def _unread(model: TextModel, prompt: str) -> None:
+    """One line for what does not fit; most ways of writing refuse such a prompt."""
     window, length = model.model.window, len(model.prompt_ids(prompt))
     if window is not None and length > window:
         _tell(f"the prompt has {length} tokens, the model sees {window}: only the last {window} are read")

@@ -45,7 +45,8 @@ def import_(
     from textwright.importing import import_adapter, import_model
     from textwright.training import hardware
 
-    out = Path("runs") / Path(model).name if out is None else out
+    here = Path(model)
+    out = Path("runs") / (here.resolve() if here.exists() else here).name if out is None else out
     if base is None:
         network = import_model(model, out, way, task, prefix, languages, precision)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")

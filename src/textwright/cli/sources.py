@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,28 +42,34 @@ def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool =
     if whole and (text is not None or file is not None):
         raise ConfigError("--whole is about standard input: leave it out")
     if whole:
-        return [(_standard_input().strip(), "standard input")]
+        return [(standard_input().strip(), "standard input")]
     if text is not None:
         return [(text, "the text")]
     if file is None:
-        lines = _standard_input().removesuffix("\n").split("\n")
+        lines = standard_input().removesuffix("\n").split("\n")
         return [(line.rstrip("\r"), f"line {number}") for number, line in enumerate(lines, 1)]
     trained: PairSource = model.config.pairs[0]
     bare = trained.model_copy(update={"prefix": ""})  # the model puts it in front
     return [(source.text, source.where) for source in read_sources(str(file), bare)]
 
 
-def _standard_input() -> str:
+def standard_input() -> str:
+    """The whole of it.
+
+    Raises:
+        DataError: it is in another encoding.
+    """
+    return heard(sys.stdin.read, "put it into a file, whose encoding is told by its bytes, and give it with --input")
+
+
+def heard(read: Callable[[], str], instead: str) -> str:
+    """What `read` finds on standard input; `instead` is told to somebody whose bytes are of another encoding."""
     from textwright.errors import DataError
 
     try:
-        return sys.stdin.read()
+        return read()
     except UnicodeDecodeError:
-        encoding = sys.stdin.encoding
-        raise DataError(
-            f"standard input is not {encoding}: put it into a file, whose encoding is told by its bytes, and give it "
-            "with --input FILE"
-        ) from None
+        raise DataError(f"standard input is not {sys.stdin.encoding}: {instead}") from None
 
 
 def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], printing: Printing, **options: Any) -> None:

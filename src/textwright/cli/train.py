@@ -103,7 +103,8 @@ def _recipe(
     for file in changed(recipe):
         tell(f"{file} is not the file that the results in {path} were measured with: expect other figures")
     request = dict(recipe.run)
-    given = {name: value for name, value in zip(("minutes", "steps", "epochs"), budget, strict=True) if value}
+    names = ("minutes", "steps", "epochs")
+    given = {name: value for name, value in zip(names, budget, strict=True) if value is not None}
     if given:
         request = merge(request, {"training": {"budget": {}}})
         request["training"]["budget"] = given

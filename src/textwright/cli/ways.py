@@ -172,12 +172,14 @@ def options(
     """What was asked for, without what was not."""
     from textwright.config import override
     from textwright.errors import ConfigError
+    from textwright.wishes import check_types
 
     asked = override({}, assignments or ())
     if wrong := sorted(PARAMETERS.intersection(asked)):
         raise ConfigError(f"--set {wrong[0]}=…: no setting; where a command has it, it is --{wrong[0]}")
     if any(isinstance(value, dict) for value in asked.values()):
         raise ConfigError("options of writing have no parts: --set top_n_sigma=1.5")
+    check_types(asked, "--set")
     if isinstance(asked.get("order"), str):
         asked["order"] = [step.strip() for step in asked["order"].split(",")]
     for name, value in named.items():

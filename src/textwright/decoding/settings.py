@@ -68,7 +68,7 @@ class Sampling(Config):
     end_growth_after: int = Field(0, ge=0, description="written tokens after which end_growth begins")
     watermark: float = Field(0.0, ge=0, description="added to the logits of a secret share of the tokens; 0: off")
     watermark_share: float = Field(0.25, gt=0, lt=1, description="the share of the vocabulary that a watermark favours")
-    watermark_key: int = Field(15485863, ge=0, description="what the watermark can be found again with")
+    watermark_key: int = Field(15485863, ge=0, lt=2**53, description="what the watermark can be found again with")
     loop_limit: int = Field(0, ge=0, description="end a text that says the same thing so many times in a row; 0: off")
 
     @model_validator(mode="after")

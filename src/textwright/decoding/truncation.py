@@ -9,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from textwright.decoding.combined import NEVER
 from textwright.decoding.largest import largest
 from textwright.decoding.rows import BANNED, Rows
 from textwright.noise import mix, uniform
 
 HEADS = (128, 2048)  # so many tokens are tried for the mass top_p asks for, before all are sorted
 XTC = 0x587463  # XTC's noise must not be the noise the token is drawn with
+MILD = 1000.0  # no temperature is larger
 ZIPF = 100  # of the likeliest tokens, from which mirostat 1 estimates the exponent
 
 
@@ -119,9 +121,10 @@ def top_h(logits: Tensor, rows: Rows) -> Tensor:
 
 
 def top_n_sigma(logits: Tensor, rows: Rows) -> Tensor:
-    """Keep logits within n standard deviations of the largest (Tang et al. 2024, "Top-nσ"); banned ones count not."""
+    """Keep logits within n standard deviations of the largest (Tang et al. 2024, "Top-nσ"); banned ones, and
+    those that a contrast of models leaves no chance, count not."""
     n = rows.setting("top_n_sigma").float()
-    possible = logits > BANNED
+    possible = logits > NEVER / MILD
     count = possible.sum(-1, keepdim=True).clamp(min=1)
     mean = torch.where(possible, logits, 0.0).sum(-1, keepdim=True) / count
     deviation = (torch.where(possible, logits - mean, 0.0).square().sum(-1, keepdim=True) / count).sqrt()

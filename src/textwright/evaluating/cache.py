@@ -38,38 +38,38 @@ class CacheSettings(NamedTuple):
     weight: float
 
 
-def cached_panel(model: LanguageModel, corpus: Corpus, end: int, settings: CacheSettings) -> Panel:
+def cached_panel(model: LanguageModel, corpus: Corpus, first: int, settings: CacheSettings) -> Panel:
     """As `perplexity.panel`, with a continuous cache.
 
     Raises:
         ConfigError: the model carries no state.
     """
     size, theta, weight = settings
-    losses, tokens, context = cached_losses(model, corpus, end, size, [theta], [weight])
+    losses, tokens, context = cached_losses(model, corpus, first, size, [theta], [weight])
     context += f", continuous cache of {size:,} (θ {theta:g}, λ {weight:g})"
     return panel_of(float(losses), tokens, context, corpus.facts)
 
 
-def choose_cache(model: LanguageModel, corpus: Corpus, end: int, size: int) -> CacheSettings:
+def choose_cache(model: LanguageModel, corpus: Corpus, first: int, size: int) -> CacheSettings:
     """The best θ and λ of a grid on a validation text.
 
     Raises:
         ConfigError: the model carries no state.
     """
-    losses, _, _ = cached_losses(model, corpus, end, size, THETAS, WEIGHTS)
+    losses, _, _ = cached_losses(model, corpus, first, size, THETAS, WEIGHTS)
     theta, weight = divmod(int(losses.argmin()), len(WEIGHTS))
     return CacheSettings(size, THETAS[theta], WEIGHTS[weight])
 
 
 @torch.no_grad()
 def cached_losses(
-    model: LanguageModel, corpus: Corpus, end: int, size: int, thetas: Sequence[float], weights: Sequence[float]
+    model: LanguageModel, corpus: Corpus, first: int, size: int, thetas: Sequence[float], weights: Sequence[float]
 ) -> tuple[Tensor, int, str]:
     """Summed losses (thetas, weights) in nats, the number of targets, and the context policy without the cache."""
     if model.window is not None:
         raise ConfigError("a continuous cache is for models that carry their state: rnn, gru, lstm")
     model.eval()
-    batches, context = batches_of(model, corpus, end, None)
+    batches, context = batches_of(model, corpus, first, None)
     total = torch.zeros(len(thetas), len(weights), dtype=torch.float64)
     shares, tokens = torch.tensor(weights, device=model.device), 0
     state: State | None = None

@@ -38,18 +38,18 @@ class DynamicSettings(NamedTuple):
     decay: float
 
 
-def dynamic_panel(model: LanguageModel, corpus: Corpus, end: int, settings: DynamicSettings) -> Panel:
+def dynamic_panel(model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings) -> Panel:
     """As `perplexity.panel`, with a copy of the model that learns on.
 
     Raises:
         ConfigError: the model carries no state.
     """
-    total, tokens = dynamic_loss(model, corpus, end, settings)
+    total, tokens = dynamic_loss(model, corpus, first, settings)
     context = f"carried state, 1 row, dynamic evaluation in parts of {PART} (η {settings.rate:g}, λ {settings.decay:g})"
     return panel_of(total, tokens, context, corpus.facts)
 
 
-def choose_dynamic(model: LanguageModel, corpus: Corpus, end: int) -> DynamicSettings:
+def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int) -> DynamicSettings:
     """The best η and λ of a grid on the beginning of a validation text.
 
     Raises:
@@ -57,10 +57,10 @@ def choose_dynamic(model: LanguageModel, corpus: Corpus, end: int) -> DynamicSet
     """
     part = head(corpus, TRIAL)
     settings = [DynamicSettings(*pair) for pair in product(RATES, DECAYS)]
-    return min(settings, key=lambda one: dynamic_loss(model, part, end, one)[0])
+    return min(settings, key=lambda one: dynamic_loss(model, part, first, one)[0])
 
 
-def dynamic_loss(model: LanguageModel, corpus: Corpus, end: int, settings: DynamicSettings) -> tuple[float, int]:
+def dynamic_loss(model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings) -> tuple[float, int]:
     """Summed loss in nats and the number of targets; the model itself stays as it is."""
     if model.window is not None:
         raise ConfigError("dynamic evaluation is for models that carry their state: rnn, gru, lstm")
@@ -71,7 +71,7 @@ def dynamic_loss(model: LanguageModel, corpus: Corpus, end: int, settings: Dynam
             layer.train()  # cuDNN keeps what a gradient needs only so; these layers drop nothing
     weights = list(learner.parameters())
     trained = [weight.detach().clone() for weight in weights]
-    streams = Streams(corpus, 1, PART, end, None)
+    streams = Streams(corpus, 1, PART, first, None)
     for batch, _ in takewhile(lambda item: item[1].epoch == 0, streams.batches(Cursor())):
         batch = batch.to(model.device)
         assert batch.fresh is not None

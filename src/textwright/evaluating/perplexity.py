@@ -57,16 +57,16 @@ class Panel(Config):
 
 
 def panel(
-    model: LanguageModel, corpus: Corpus, end: int, *, stride: int | None = None, precision: str = "float32"
+    model: LanguageModel, corpus: Corpus, first: int, *, stride: int | None = None, precision: str = "float32"
 ) -> Panel:
     """Measure a model on a whole corpus.
 
     Args:
         model: on its device; put into evaluation mode.
-        end: the id that stands before a document.
+        first: the id that stands before a document.
         stride: tokens a window moves by; None: half of it. Recurrent models have none.
     """
-    return panel_of(*score(model, corpus, end, stride=stride, precision=precision), corpus.facts)
+    return panel_of(*score(model, corpus, first, stride=stride, precision=precision), corpus.facts)
 
 
 def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
@@ -85,12 +85,12 @@ def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
 
 @torch.no_grad()
 def score(
-    model: LanguageModel, corpus: Corpus, end: int, *, stride: int | None = None, precision: str = "float32"
+    model: LanguageModel, corpus: Corpus, first: int, *, stride: int | None = None, precision: str = "float32"
 ) -> tuple[float, int, str]:
     """Summed loss (nats), number of targets, and the context policy in words."""
     model.eval()
     objective = Objective(model)
-    batches, context = batches_of(model, corpus, end, stride)
+    batches, context = batches_of(model, corpus, first, stride)
     total, tokens, state = 0.0, 0, None
     for batch in batches:
         batch = batch.to(model.device)
@@ -111,10 +111,10 @@ def head(corpus: Corpus, tokens: int) -> Corpus:
     return replace(corpus, tokens=corpus.tokens[:tokens], ends=torch.cat([ends, torch.tensor([tokens])]))
 
 
-def batches_of(model: LanguageModel, corpus: Corpus, end: int, stride: int | None) -> tuple[Iterator[Batch], str]:
+def batches_of(model: LanguageModel, corpus: Corpus, first: int, stride: int | None) -> tuple[Iterator[Batch], str]:
     """What a text is scored in, and the context policy in words."""
     if model.window is None:
-        streams = Streams(corpus, max(1, min(ROWS, len(corpus.tokens) // 1000)), TIME, end, None)
+        streams = Streams(corpus, max(1, min(ROWS, len(corpus.tokens) // 1000)), TIME, first, None)
         epoch = takewhile(lambda item: item[1].epoch == 0, streams.batches(Cursor()))
         return (batch for batch, _ in epoch), f"carried state, {streams.rows} rows"
     window = min(model.window, WIDE)
@@ -122,7 +122,7 @@ def batches_of(model: LanguageModel, corpus: Corpus, end: int, stride: int | Non
     if not 1 <= stride <= window:
         raise ConfigError(f"expected a stride between 1 and the window of {window}, got {stride}")
     context = f"window {window}, stride {stride}"
-    return strided(corpus, window, stride, BATCH_TOKENS, end), context
+    return strided(corpus, window, stride, BATCH_TOKENS, first), context
 
 
 def _exp(x: float) -> float:

@@ -20,12 +20,17 @@ def least_risk(samples: Sequence[str], utility: Callable[[str, str], float] | No
     Returns:
         the place of the first sample with the largest mean utility.
     """
-    judged = cache(utility or _chrf())
+    judged = cache(utility or likeness())
     means = [sum(judged(text, other) for other in samples) / len(samples) for text in samples]
     return max(range(len(samples)), key=means.__getitem__)
 
 
-def _chrf() -> Callable[[str, str], float]:
+def likeness() -> Callable[[str, str], float]:
+    """chrF of a text (first) where another is right (second).
+
+    Raises:
+        MissingExtraError: sacrebleu is not installed.
+    """
     metric = ChrF()
 
     def utility(text: str, right: str) -> float:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from textwright.errors import CheckpointError
 from textwright.interop.folder import Folder
 from textwright.interop.memory import check_room, need
 from textwright.models import LanguageModel
 from textwright.models.base import Source
-from textwright.models.pretrained import RECURRENT, PretrainedConfig, library, wrap
+from textwright.models.pretrained import RECURRENT, PretrainedConfig, PretrainedLM, library, wrap
 from textwright.models.pretrained_pairs import PretrainedPairs, PretrainedPairsConfig
 
 WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")  # in config.json
@@ -40,7 +40,10 @@ def adopted(folder: Folder) -> LanguageModel:
     check_room(need(config), f"{folder.path.name}, its weights in float32,")
     loaded = _weights(config, folder.path)
     model: LanguageModel
-    model = _scaled(config, loaded, folder) if isinstance(config, PretrainedPairsConfig) else wrap(config, loaded)
+    if isinstance(config, PretrainedPairsConfig):
+        model = _scaled_pairs(config, loaded, folder)
+    else:
+        model = _scaled(config, loaded, folder)
     fresh = dict(config.build().named_buffers())
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, fresh[name]):
@@ -53,15 +56,18 @@ def adopted(folder: Folder) -> LanguageModel:
 def _described(folder: Folder) -> Any:
     """The library's configuration of the model."""
     transformers = library()
+    from huggingface_hub.errors import StrictDataclassError  # which comes with that library
+
     said = {name: value for name, value in folder.config.items() if name != "model_type"}
     try:
         theirs = transformers.AutoConfig.for_model(folder.kind, **said)
         auto = transformers.AutoModelForSeq2SeqLM if theirs.is_encoder_decoder else transformers.AutoModelForCausalLM
         auto._model_mapping[type(theirs)]
-    except (ValueError, KeyError, TypeError):
+        theirs.vocab_size, theirs.hidden_size  # noqa: B018 - a model of several parts has these in each part
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError):
         raise CheckpointError(
             f"{folder.path} is a {folder.kind or 'model without a model_type'}, and the transformers library has no "
-            "language model of that kind, with a source or without"
+            "language model of that kind and configuration, with a source or without"
         ) from None
     return theirs
 
@@ -118,24 +124,40 @@ def _weights(config: PretrainedConfig | PretrainedPairsConfig, path: Path) -> An
 
 
 @torch.no_grad()
-def _scaled(config: PretrainedPairsConfig, theirs: Any, folder: Folder) -> PretrainedPairs:
-    """Ours around theirs, with the factor in front of the head that some have, told from their logits.
-
-    Raises:
-        CheckpointError: there is more than a factor between the decoder and the logits.
-    """
+def _scaled_pairs(config: PretrainedPairsConfig, theirs: Any, folder: Folder) -> PretrainedPairs:
+    """Ours around theirs, with the factor in front of the head that some have."""
     plain = PretrainedPairs(config, theirs)
     source, text = torch.arange(14).reshape(2, 7) % config.vocab, torch.arange(10).reshape(2, 5) % config.vocab
-    bias = 0.0 if plain.head.bias is None else plain.head.bias
     given = {"input_ids": source, "attention_mask": torch.ones_like(source), "decoder_input_ids": text}
-    wanted: Tensor = theirs(**given, use_cache=False).logits - bias
     hidden, _ = plain.hidden(text, None, None, Source(source, torch.tensor([7, 7])))
-    found = plain.head(hidden.values) - bias
+    scale = _factor(theirs(**given, use_cache=False).logits, plain.head, hidden.values, folder)
+    return PretrainedPairs(config.model_copy(update={"scale": scale}), theirs).eval()
+
+
+@torch.no_grad()
+def _scaled(config: PretrainedConfig, theirs: Any, folder: Folder) -> PretrainedLM:
+    """The same for a model without a source."""
+    plain = wrap(config, theirs)
+    text = torch.arange(10).reshape(2, 5) % config.vocab
+    hidden, _ = plain.hidden(text, None, None, None)
+    scale = _factor(theirs(input_ids=text, use_cache=False).logits, plain.head, hidden.values, folder)
+    return wrap(config.model_copy(update={"scale": scale}), theirs)
+
+
+def _factor(logits: Tensor, head: nn.Linear, hidden: Tensor, folder: Folder) -> float:
+    """What hidden states are multiplied by before they reach the head, told from the logits.
+
+    Raises:
+        CheckpointError: there is more than a factor between them and the logits.
+    """
+    bias = 0.0 if head.bias is None else head.bias
+    wanted, found = (logits - bias).double(), (head(hidden) - bias).double()
     scale = float((wanted * found).sum() / (found * found).sum())
-    usual = [value for value in (1.0, config.width**-0.5) if abs(scale / value - 1) < SAME]
-    if not usual or float((wanted - usual[0] * found).abs().max()) > SAME * float(wanted.abs().max()):
+    usual = [value for value in (1.0, head.in_features**-0.5) if abs(scale / value - 1) < SAME]
+    scale = usual[0] if usual else float(f"{scale:.5g}")
+    if float((wanted - scale * found).abs().max()) > SAME * float(wanted.abs().max()):
         raise CheckpointError(
-            f"{folder.path} is a {folder.kind}, whose logits are more than a linear head on its decoder: it cannot "
-            "stand behind our contract"
+            f"{folder.path} is a {folder.kind}, whose logits are more than a linear head on what its layers give: it "
+            "cannot stand behind our contract"
         )
-    return PretrainedPairs(config.model_copy(update={"scale": usual[0]}), theirs).eval()
+    return scale

@@ -193,6 +193,11 @@ def out_of(theirs: Mapping[str, Any], name: str, tensor: Tensor) -> Tensor:
     return _ordered(theirs, name, tensor, _turns(theirs["d_model"]).argsort())
 
 
+def usual(theirs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a file may lack, by its name: one that was saved without its head has no bias of the logits."""
+    return {LOGITS_BIAS: torch.zeros(1, theirs.get("decoder_vocab_size") or theirs["vocab_size"])}
+
+
 def _kind(ours: EncoderDecoderConfig) -> str:
     shapes = {
         ("learned", "post", True): "bart",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from textwright.errors import CheckpointError, MissingExtraError
 from textwright.interop.folder import Folder, Renamed
-from textwright.interop.gguf_tokenizer import library_of
+from textwright.interop.gguf_tokenizer import UNUSED, library_of
 from textwright.text.tokenizers import Tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -117,7 +117,8 @@ def read_gguf(path: Path) -> GGUF:
         if f"{name}_token_id" in facts
     }
     ends = [facts[name] for name in ("eos_token_id", "eot_token_id", "eom_token_id") if name in facts]
-    generation = {"eos_token_id": ends}
+    spare = [id for id, kind in enumerate(facts.get("token_type", ())) if kind == UNUSED]
+    generation = {"eos_token_id": ends, "suppress_tokens": spare}
     return GGUF(path, config, weights, generation, tokens, said.get("tokenizer.chat_template"), facts)
 
 

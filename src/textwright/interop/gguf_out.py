@@ -27,7 +27,9 @@ CLOSE = 1e-4  # of the largest logit: what is not rounded comes back
 NAMES = {new: old for old, new in TENSORS.items()}
 
 
-def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: Habits, packing: Packing) -> None:
+def write_gguf(
+    path: Path, name: str, model: TransformerLM, tokenizer: Tokenizer, habits: Habits, packing: Packing
+) -> None:
     """Write the file.
 
     Raises:
@@ -43,7 +45,7 @@ def write_gguf(path: Path, model: TransformerLM, tokenizer: Tokenizer, habits: H
     if kind not in ARCHITECTURES or model.config.bias:
         raise CheckpointError("GGUF holds no biases of Llama's projections")
     writer = gguf.GGUFWriter(path, kind)
-    writer.add_name(path.stem)
+    writer.add_name(name)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])

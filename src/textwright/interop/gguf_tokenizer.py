@@ -18,7 +18,7 @@ from textwright.errors import CheckpointError
 from textwright.text.tokenizer_file import BYTE
 from textwright.text.tokenizers import Tokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER, BYTES = 1, 2, 3, 4, 6  # token_type; a text cannot spell a control token
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTES = range(1, 7)  # token_type; a text cannot spell a control token
 SPACE = "▁"  # stands for a space in pieces
 # How texts are cut into words before pieces are merged, by the name that llama.cpp gives it; as in the tokenizer.json
 # of these models. None: GPT-2's own rule, which the library has.
@@ -31,6 +31,7 @@ SPLITS: dict[str, str | None] = {
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+WHOLE_WORDS = "llama-bpe"  # there a word that is an entry is not put together from its parts
 # Texts on which such rules differ: numbers, contractions, spaces, line ends, scripts, emoji.
 PROBES = (
     "I'll pay 12345.67 don't   you\n\n  see?\tYES'S",
@@ -56,7 +57,8 @@ def library_of(facts: Mapping[str, Any]) -> Library:
             f"a tokenizer of kind {kind}, {split}; expected llama, or gpt2 with one of {', '.join(SPLITS)}: import the "
             "folder that the file was made from"
         )
-    return _framed(_bytewise(facts, split), facts)
+    framed = split == WHOLE_WORDS and "bos_token_id" in facts  # llama.cpp has this for usual
+    return _framed(_bytewise(facts, split), {"add_bos_token": framed, **facts})
 
 
 def facts_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
@@ -67,18 +69,24 @@ def facts_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     """
     names = {id: name for name, id in tokenizer.entries.items()}
     tokens = [names.get(id, f"[unused{id}]") for id in range(max(size, 1 + max(names)))]
-    controls = {*tokenizer.controls, tokens[tokenizer.end], *(set(tokens) - tokenizer.entries.keys())}
+    controls = {*tokenizer.controls, tokens[tokenizer.end]}
     if not tokenizer.merges or not (tokenizer.bytewise or SPACE in tokenizer.entries):
         raise CheckpointError(f"GGUF takes tokenizers with merges, and this one is of kind {tokenizer.kind}")
     if tokenizer.bytewise:
         facts = {
             "model": "gpt2",
             "tokens": tokens,
-            "token_type": [CONTROL if token in controls else NORMAL for token in tokens],
+            "token_type": [_type(token, tokenizer, controls) for token in tokens],
             "merges": [" ".join(pair) for pair in tokenizer.merges],
         }
         return {**facts, "pre": _split_of(tokenizer, facts)}
     return _scored(tokenizer, tokens, controls)
+
+
+def _type(token: str, tokenizer: Tokenizer, controls: set[str]) -> int:
+    if token not in tokenizer.entries:
+        return UNUSED
+    return CONTROL if token in controls else USER if token in tokenizer.whole else NORMAL
 
 
 def _framed(library: Library, facts: Mapping[str, Any]) -> Library:
@@ -104,7 +112,8 @@ def _framed(library: Library, facts: Mapping[str, Any]) -> Library:
 def _bytewise(facts: Mapping[str, Any], split: str) -> Library:
     tokens = facts["tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in facts["merges"]]
-    library = Library(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
+    entries = {token: id for id, token in enumerate(tokens)}
+    library = Library(models.BPE(entries, merges, ignore_merges=split == WHOLE_WORDS))
     rule, whole = SPLITS[split], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=SPLITS[split] is None)
     before: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split == "smollm" else []
     before += [pre_tokenizers.Split(Regex(rule), "isolated")] if rule is not None else []
@@ -165,8 +174,8 @@ def _scored(tokenizer: Tokenizer, tokens: list[str], controls: set[str]) -> dict
     def kind(id: int, token: str) -> int:
         if id == tokenizer.unknown:
             return UNKNOWN
-        if token in controls:
-            return CONTROL
+        if (type_ := _type(token, tokenizer, controls)) != NORMAL:
+            return type_
         if BYTE.fullmatch(token):
             return BYTES
         return NORMAL if len(token) == 1 or token in ranks else USER  # nothing but itself puts it together

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -28,27 +29,32 @@ class PairFormat(NamedTuple):
     ignored: Callable[[EncoderDecoderConfig], tuple[str, ...]]
     into: Callable[[Mapping[str, Any], str, Tensor], Tensor]
     out_of: Callable[[Mapping[str, Any], str, Tensor], Tensor]
+    usual: Callable[[Mapping[str, Any]], dict[str, Tensor]]
 
 
-BART = PairFormat(bart.config, bart.described, bart.table, bart.PREFIX, bart.ignored, bart.into, bart.out_of)
-T5 = PairFormat(t5.config, t5.described, t5.table, t5.PREFIX, t5.ignored, t5.into, t5.out_of)
+BART = PairFormat(
+    bart.config, bart.described, bart.table, bart.PREFIX, bart.ignored, bart.into, bart.out_of, bart.usual
+)
+T5 = PairFormat(t5.config, t5.described, t5.table, t5.PREFIX, t5.ignored, t5.into, t5.out_of, lambda said: {})
 PAIR_FORMATS = {**dict.fromkeys(bart.KINDS, BART), **dict.fromkeys(t5.KINDS, T5)}
 
 
 class Turned(Mapping[str, Tensor]):
-    """Tensors as our tables want them."""
+    """Tensors as our tables want them; those that a file may lack, as they are then."""
 
     def __init__(self, folder: Folder, form: PairFormat) -> None:
         self._tensors, self._form, self._said = under(folder.weights, form.prefix), form, folder.config
+        self._usual = {name: value for name, value in form.usual(self._said).items() if name not in self._tensors}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._form.into(self._said, name, self._tensors[name].float())
+        tensor = self._usual[name] if name in self._usual else self._tensors[name]
+        return self._form.into(self._said, name, tensor.float())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return chain(self._tensors, self._usual)
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._tensors) + len(self._usual)
 
 
 def native_pairs(folder: Folder) -> TransformerEncoderDecoder:

@@ -40,12 +40,14 @@ class PretrainedConfig(BaseConfig):
     Attributes:
         described: config.json.
         window: the most tokens a sequence may have; None for recurrent ones.
+        scale: what hidden states are multiplied by in front of the head.
     """
 
     family: Literal["pretrained"] = "pretrained"
     described: dict[str, Any]
     window: int | None = Field(None, gt=0)
     dropout: float = Field(0.0, ge=0, le=0, description="theirs is set in `described`")
+    scale: float = 1.0
 
     def build(self) -> PretrainedLM:
         """The same shape with fresh weights, in float32."""
@@ -86,7 +88,11 @@ class PretrainedLM(LanguageModel):
 
     def whole(self, tokens: Tensor) -> Hidden:
         """Without a memory: what training takes. Tokens after a row's length are seen by none before them."""
-        return Hidden(self.body(input_ids=tokens, use_cache=False).last_hidden_state)
+        return self.scaled(self.body(input_ids=tokens, use_cache=False).last_hidden_state)
+
+    def scaled(self, values: Tensor) -> Hidden:
+        """What the head reads."""
+        return Hidden(values if self.config.scale == 1 else values * self.config.scale)
 
 
 class AttentionLM(PretrainedLM):
@@ -133,7 +139,7 @@ class AttentionLM(PretrainedLM):
             slots = torch.arange(int(after.max()), device=past.device)
             moved = slots + (have - past)[:, None]  # a row's past ends at `have`, and its new tokens begin there
             keys, values = (tuple(_gather(leaf, moved) for leaf in leaves) for leaves in (keys, values))
-        return Hidden(out.last_hidden_state), KeyValueState(keys, values, after)
+        return self.scaled(out.last_hidden_state), KeyValueState(keys, values, after)
 
     def _given(self, before: KeyValueState, have: int, equal: bool) -> Any:
         """The library's cache with every row's past at the right end."""
@@ -192,7 +198,7 @@ class RecurrentStateLM(PretrainedLM):
                 new = tuple(keep(lengths - time, leaf, old) for leaf, old in zip(new, leaves, strict=True))
             leaves = new
             steps.append(out.last_hidden_state)
-        return Hidden(torch.cat(steps, 1)), LeavesState(leaves)
+        return self.scaled(torch.cat(steps, 1)), LeavesState(leaves)
 
     def _memory(self, leaves: tuple[Tensor, ...]) -> Any:
         """What the library takes, in memory of its own: it is written in place."""

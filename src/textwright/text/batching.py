@@ -124,12 +124,12 @@ class Windows:
         corpus: the tokens.
         context: tokens a window has at most.
         batch_tokens: tokens a batch has at most, padding included.
-        end: the id that stands before the first token of a document.
+        first: the id that stands before the first token of a document.
         seed: of the order.
     """
 
-    def __init__(self, corpus: Corpus, context: int, batch_tokens: int, end: int, seed: int) -> None:
-        self.corpus, self.context, self.end, self.seed = corpus, context, end, seed
+    def __init__(self, corpus: Corpus, context: int, batch_tokens: int, first: int, seed: int) -> None:
+        self.corpus, self.context, self.first, self.seed = corpus, context, first, seed
         self.batch_tokens = max(batch_tokens, context)
         self.starts = torch.cat([torch.zeros(1, dtype=torch.long), corpus.ends[:-1]])
         self.lengths = corpus.ends - self.starts
@@ -146,7 +146,7 @@ class Windows:
                 for number in range(cursor.batch, len(groups)):
                     group = groups[number]
                     cursor = Cursor(epoch=cursor.epoch, pool=pool, batch=number + 1)
-                    yield gather(self.corpus, begin[group], length[group], self.end, None), cursor
+                    yield gather(self.corpus, begin[group], length[group], self.first, None), cursor
                 cursor = Cursor(epoch=cursor.epoch, pool=pool + 1)
             cursor = Cursor(epoch=cursor.epoch + 1)
 
@@ -184,9 +184,9 @@ class Streams:
     """
 
     def __init__(
-        self, corpus: Corpus, rows: int, time: int, end: int, seed: int | None, *, varied: bool = False
+        self, corpus: Corpus, rows: int, time: int, first: int, seed: int | None, *, varied: bool = False
     ) -> None:
-        self.corpus, self.time, self.end, self.seed, self.varied = corpus, time, end, seed, varied
+        self.corpus, self.time, self.first, self.seed, self.varied = corpus, time, first, seed, varied
         self.total = len(corpus.tokens)
         self.rows = max(1, min(rows, self.total // max(1, min(time, self.total))))
 
@@ -201,10 +201,10 @@ class Streams:
                 stop = self.corpus.ends[torch.searchsorted(self.corpus.ends, place, right=True)]
                 time = self._time(cursor.epoch, read)
                 length = torch.minimum(goal - read, stop - place).clamp(max=time)
-                fresh = (read == 0) | self._begins(place) | self._restarts(cursor.epoch, read)
+                fresh = (read == 0) | self.corpus.begins(place) | self._restarts(cursor.epoch, read)
                 read = read + length
                 cursor = Cursor(epoch=cursor.epoch, read=tuple(read.tolist()))
-                batch = gather(self.corpus, place, length, self.end, fresh)
+                batch = gather(self.corpus, place, length, self.first, fresh)
                 yield replace(batch, share=time / self.time), cursor
             cursor = Cursor(epoch=cursor.epoch + 1)
 
@@ -224,11 +224,6 @@ class Streams:
         key = torch.full_like(read, below(2**62, self.seed, epoch, 3))
         return uniform(key, torch.arange(self.rows) + self.rows * read) < RESTARTS
 
-    def _begins(self, place: Tensor) -> Tensor:
-        """(rows,) bool: the place is the first of a document."""
-        at = torch.searchsorted(self.corpus.ends, place, right=True) - 1
-        return (place == 0) | ((at >= 0) & (self.corpus.ends[at.clamp(min=0)] == place))
-
 
 def by_length(length: Tensor, batch_tokens: int) -> list[Tensor]:
     """Places of windows, longest first, in groups that hold `batch_tokens` with padding; equals keep their order."""
@@ -241,7 +236,7 @@ def by_length(length: Tensor, batch_tokens: int) -> list[Tensor]:
     return groups
 
 
-def strided(corpus: Corpus, window: int, stride: int, batch_tokens: int, end: int) -> Iterator[Batch]:
+def strided(corpus: Corpus, window: int, stride: int, batch_tokens: int, first: int) -> Iterator[Batch]:
     """Every token of a corpus as a target exactly once, with at least window - stride tokens of its document before it
     (or all there are): what perplexity is measured on. Targets that only give context are IGNOREd.
     """
@@ -249,26 +244,28 @@ def strided(corpus: Corpus, window: int, stride: int, batch_tokens: int, end: in
     lengths = corpus.ends - starts
     last = (1 + ((lengths - window).clamp(min=0) + stride - 1) // stride).cumsum(0)
     size = POOL * max(1, batch_tokens // window)
-    for first in range(0, int(last[-1]), size):
-        number = torch.arange(first, min(first + size, int(last[-1])))
+    for start in range(0, int(last[-1]), size):
+        number = torch.arange(start, min(start + size, int(last[-1])))
         document = torch.searchsorted(last, number, right=True)
         turn = number - torch.where(document > 0, last[document - 1], 0)
         scored = torch.where(turn > 0, window + (turn - 1) * stride, 0)  # first target of the document that counts here
         stop = torch.minimum(window + turn * stride, lengths[document])
         begin = (stop - window).clamp(min=0)
         for group in by_length(stop - begin, batch_tokens):
-            batch = gather(corpus, (starts[document] + begin)[group], (stop - begin)[group], end, None)
+            batch = gather(corpus, (starts[document] + begin)[group], (stop - begin)[group], first, None)
             context = torch.arange(batch.targets.shape[1]) < (scored - begin)[group][:, None]
             yield replace(batch, targets=batch.targets.masked_fill(context, IGNORE))
 
 
-def gather(corpus: Corpus, begin: Tensor, length: Tensor, end: int, fresh: Tensor | None) -> Batch:
-    """The batch of windows that begin at `begin` (rows,) and have `length` (rows,) targets."""
+def gather(corpus: Corpus, begin: Tensor, length: Tensor, first: int, fresh: Tensor | None) -> Batch:
+    """The batch of windows that begin at `begin` (rows,) and have `length` (rows,) targets, none of them with tokens of
+    two documents. `first` stands in front of a document's first token."""
     step = torch.arange(int(length.max()))
     real = step < length[:, None]
     place = torch.where(real, begin[:, None] + step, 0)
     targets = corpus.tokens[place].long()
-    before = torch.where(place > 0, corpus.tokens[(place - 1).clamp(min=0)].long(), end)
+    before = torch.where(place > 0, corpus.tokens[(place - 1).clamp(min=0)].long(), first)
+    before[:, 0] = torch.where(corpus.begins(begin), first, before[:, 0])
     corpus.touched(len(begin), len(step))
     full = bool(real.all())
     return Batch(before, targets if full else targets.where(real, IGNORE), None if full else length, fresh)

@@ -11,9 +11,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from jinja2 import TemplateError
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from textwright.errors import ConfigError, DataError
@@ -22,6 +25,16 @@ from textwright.text.tokenizers import Tokenizer
 MARK = "\ue000{}\ue001"  # stands for the content of a message; private characters, so that no template changes it
 MARKED = re.compile("\ue000(\\d+)\ue001")
 Message = Mapping[str, str]  # "role" and "content"
+
+
+class Generation(Extension):
+    """{% generation %} … {% endgeneration %}, which marks what a model says, is what stands in it."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
@@ -37,9 +50,10 @@ class ChatTemplate:
 
     def __init__(self, source: str, named: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
         )
         environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.now().strftime}
+        environment.globals |= {"tools": None, "documents": None}  # templates ask for them by "is not none"
         environment.filters["tojson"] = _json
         self.source, self.named = source, dict(named)
         try:

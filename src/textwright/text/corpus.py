@@ -94,6 +94,11 @@ class Corpus:
     facts: Facts
     pages: Pages | None = None
 
+    def begins(self, places: Tensor) -> Tensor:
+        """Whether each place is the first of a document."""
+        at = torch.searchsorted(self.ends, places, right=True) - 1
+        return (places == 0) | ((at >= 0) & (self.ends[at.clamp(min=0)] == places))
+
     def touched(self, places: int, length: int) -> None:
         """Say that `length` tokens were read at each of so many places; see `Pages`."""
         if self.pages is not None:

@@ -10,8 +10,9 @@ A row of .jsonl, .csv, .tsv or .parquet is one example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from textwright.errors import ConfigError, DataError
@@ -134,7 +135,7 @@ def read_preferences(
 
 def kind_of(source: str) -> Literal["text", "answers", "preferences"]:
     """What the first row of a table holds; a text in one column, or no table, is a text."""
-    if source.startswith(("hf:", "builtin:")):
+    if source.startswith(("hf:", "builtin:")) or Path(source).is_dir():
         return "text"
     for path in [path for path in files_of(source) if suffix(path) in TABLES][:1]:
         for _, row in islice(read_rows(path, None, None), 1):
@@ -145,8 +146,11 @@ def kind_of(source: str) -> Literal["text", "answers", "preferences"]:
     return "text"
 
 
-def template_for(tokenizer: Tokenizer) -> str:
+def template_for(tokenizer: Tokenizer, start: Sequence[int] = ()) -> str:
     """A chat template for a model that has none.
+
+    Args:
+        start: ids in front of its texts; a token that begins them and ends none stands in front of conversations, too.
 
     Raises:
         ConfigError: the tokenizer has no token that stands for an end alone.
@@ -157,7 +161,8 @@ def template_for(tokenizer: Tokenizer) -> str:
             f"a tokenizer of kind {tokenizer.kind} has no token that ends a reply: train the base with another one, or "
             "give rows of prompt and completion"
         )
-    return TEMPLATE.replace("END", names[tokenizer.end])
+    begun = "".join(names[id] for id in start if id != tokenizer.end and names[id] in tokenizer.controls)
+    return begun + TEMPLATE.replace("END", names[tokenizer.end])
 
 
 def _example(row: Mapping[str, Any], where: str, fields: tuple[str, str] | None) -> Example:

@@ -195,8 +195,9 @@ def open_marked(folder: Path) -> Marked:
 
 
 def held_back(rows: Rows, valid: float | None, test: float | None) -> tuple[Rows, Rows, Rows]:
-    """Training, validation and test examples of one source. A hash of what was said first says where an example goes,
-    so that equal ones stay together: the lowest ones are held back, at least one for each purpose that has a share.
+    """Training, validation and test examples of one source. A hash of what was said first, a system's instructions
+    aside, says where an example goes, so that equal ones stay together: the lowest ones are held back, at least one for
+    each purpose that has a share.
 
     Raises:
         DataError: there are too few.
@@ -209,7 +210,7 @@ def held_back(rows: Rows, valid: float | None, test: float | None) -> tuple[Rows
             f"{len(places)} different examples are too few to hold some back: give --valid, or {DOCUMENTS} of them"
         )
     counts = [math.ceil(share * len(places)) for share in shares[::-1]]
-    first, second = places[counts[0]], places[min(sum(counts), len(places) - 1)]
+    first, second = (places[min(count, len(places) - 1)] for count in (counts[0], sum(counts)))
 
     def part(low: int, high: int) -> Iterator[tuple[Example, ...]]:
         return (row for row in rows() if low <= _place(row) < high)
@@ -223,5 +224,7 @@ def said(example: Example) -> str:
 
 
 def _place(row: tuple[Example, ...]) -> int:
-    digest = hashlib.sha256(row[0].messages[0]["content"].encode("utf-8", "replace")).digest()
+    messages = row[0].messages
+    asked = next((each for each in messages if each["role"] != "system"), messages[0])  # which all rows may share
+    digest = hashlib.sha256(asked["content"].encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8], "big")

@@ -248,13 +248,30 @@ def detect(sample: bytes) -> str | None:
     if sample.startswith(BINARY):
         return None
     if b"\0" in sample:
-        return _wide(sample)
+        return None if _separated(sample) else _wide(sample)
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)  # incremental: a character cut at the end is no error
         return "utf-8"
     except UnicodeDecodeError:
-        text = charset_normalizer.from_bytes(sample, cp_isolation=PLAUSIBLE, preemptive_behaviour=False).best()
+        whole = sample
+        if len(sample) >= CHUNK:  # it may end within a character; a line end or a space is no part of another one
+            whole = sample[: 1 + max(sample.rfind(b"\n"), sample.rfind(b" "))] or sample
+        text = charset_normalizer.from_bytes(whole, cp_isolation=PLAUSIBLE, preemptive_behaviour=False).best()
         return text.encoding if text else None
+
+
+def _separated(sample: bytes) -> bool:
+    """Text in UTF-8 with NULs between its parts, which UTF-16 would read as other characters: half the bytes of Latin
+    letters in UTF-16 are NULs, and those of other scripts are no characters in UTF-8, or control characters."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return 4 * sample.count(0) < len(sample) and not _controls(text.replace("\0", ""))
+
+
+def _controls(text: str) -> bool:
+    return any(ord(c) < 32 and c not in "\t\n\r\f\x1b" for c in set(text))
 
 
 def _wide(sample: bytes) -> str | None:
@@ -265,7 +282,7 @@ def _wide(sample: bytes) -> str | None:
             text = codecs.getincrementaldecoder(name)().decode(sample)
         except UnicodeDecodeError:
             continue
-        if "\0" not in text and not any(ord(c) < 32 and c not in "\t\n\r\f\x1b" for c in set(text)):
+        if "\0" not in text and not _controls(text):
             scores[name] = sum(text.count(c) for c in " \n.,\u3000\u3001\u3002\uff0c")
     best = max(scores, key=lambda name: scores[name], default=None)
     return best if best and scores[best] else None
@@ -346,6 +363,8 @@ def _parts(lines: Iterable[str], unit: str) -> Iterator[str]:
 
 # Tables ----------------------------------------------------------------------------------------------------------
 
+MORE = "(more)"  # the name of columns that the header does not name
+
 Rows = Iterator[tuple[str, Mapping[str, Any]]]  # (where the row stands, its fields)
 
 
@@ -397,10 +416,17 @@ def json_rows(path: Path, encoding: str | None) -> Rows:
 def _csv_rows(path: Path, encoding: str | None) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KB is less than a long article; C long is 32 bits on Windows
     delimiter = "\t" if suffix(path) == ".tsv" else ","
-    reader = csv.DictReader(lines(decoded(path, encoding)), delimiter=delimiter, restkey="(more)", strict=True)
+    reader = csv.DictReader(lines(decoded(path, encoding)), delimiter=delimiter, restkey=MORE, strict=True)
     try:
         for row in reader:
-            yield f"{path}:{reader.line_num}", row
+            where = f"{path}:{reader.line_num}"
+            if MORE in row:
+                between = "tab" if delimiter == "\t" else "comma"
+                raise DataError(
+                    f"{where} has more columns than the header names, first {row[MORE][0]!r}: a text with a {between} "
+                    "in it stands in quotation marks"
+                )
+            yield where, row
     except csv.Error as error:
         where = f"{path}:{reader.reader.line_num}"
         raise DataError(f"{where}: {error}; a quotation mark in a field is written twice") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from tokenizers import Tokenizer as Library
@@ -14,7 +15,10 @@ END = "<|end|>"  # a plain entry of the vocabulary that no text can reach, not a
 UNKNOWN = "<unk>"
 DECODERS = ("ByteLevel", "WordPiece", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip")
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[EOS]", END, "<|im_end|>", "<|eot_id|>", "[SEP]")
+ENDS = (
+    *("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<EOS_TOKEN>", "[EOS]", "<｜end▁of▁sentence｜>"),
+    *(END, "<|im_end|>", "<|eot_id|>", "[SEP]"),
+)
 
 
 def check_ids(facts: dict[str, Any]) -> None:
@@ -51,14 +55,18 @@ def decoders_of(facts: dict[str, Any]) -> list[str]:
     return [part["type"] for part in decoder.get("decoders", [decoder])]
 
 
-def end_of(kind: str, entries: dict[str, int]) -> str:
+def end_of(kind: str, entries: dict[str, int], controls: Collection[str] = ()) -> str:
+    """The name of the token between texts. An entry that texts can spell is one only where no control token is:
+    BART's vocabulary, for one, has the end of GPT-2's among its words."""
     if kind == "word":
         return "\n"
     if is_segmenter(kind):
         return f"<|end:{kind}|>"
-    names = [END] if kind != "existing" else [name for name in ENDS if name in entries]
+    if kind != "existing":
+        return END
+    names = [name for name in ENDS if name in controls] or [name for name in ENDS if name in entries]
     if not names:
-        raise CheckpointError(f"there is no token that ends a text; expected one of {', '.join(ENDS)}")
+        raise CheckpointError(f"no token that ends a text; expected one of {', '.join(ENDS)}")
     return names[0]
 
 

@@ -81,6 +81,7 @@ class Tokenizer:
         unknown: the id of the unknown word; None where every text can be written with the vocabulary.
         bytewise: entries are spelled in the alphabet of byte-level models.
         controls: tokens that a text cannot spell.
+        whole: tokens that are found in a text before anything is merged.
         pieces: what every id adds to the text, as bytes; nothing for control tokens.
     """
 
@@ -89,15 +90,17 @@ class Tokenizer:
         entries = library.get_vocab(with_added_tokens=True)
         self.size = 1 + max(entries.values(), default=-1)
         self.kind = kind_of(facts, entries)
-        self.end = entries[end_of(self.kind, entries)]
+        added = {token["content"]: token["special"] for token in facts["added_tokens"]}
+        controls = {token for token, special in added.items() if special}
+        self.end = entries[end_of(self.kind, entries, controls)]
         said = facts["model"]
         self.unknown = said["unk_id"] if said["type"] == "Unigram" else entries.get(said.get("unk_token"))
         self.bytewise = "ByteLevel" in decoders_of(facts)
         self.pieces = pieces_of(library, facts, self.kind, entries)
-        added = {token["content"] for token in facts["added_tokens"] if token["special"]}
         # The end of our own kinds is an entry like others, which no text reaches.
         self._own_end = None if self.kind in ("word", "existing") else end_of(self.kind, entries)
-        self.controls = frozenset(added if self._own_end is None else {*added, self._own_end})
+        self.controls = frozenset(controls if self._own_end is None else {*controls, self._own_end})
+        self.whole = frozenset(added.keys() - controls)
         self._stripped = stripped(library, self.kind, entries, self.pieces)
         self._entries = entries
         self._library = library
@@ -126,9 +129,11 @@ class Tokenizer:
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The ids that the tokenizer's own rules put in front of every text; for texts of `char` … `bpe`, none."""
-        ruled = self._library.encode("a").ids
-        plain = self._library.encode("a", add_special_tokens=False).ids
-        return tuple(ruled[: next(n for n in range(len(ruled)) if ruled[n : n + len(plain)] == plain)])
+        for text in ("a", *self._entries):  # the first one that the vocabulary can write
+            if plain := self._library.encode(text, add_special_tokens=False).ids:
+                ruled = self._library.encode(text).ids
+                return tuple(ruled[: next(n for n in range(len(ruled)) if ruled[n : n + len(plain)] == plain)])
+        return ()
 
     def begun_by(self, name: str) -> Tokenizer:
         """The same, except that its rules put this entry in front of every text."""

@@ -59,6 +59,12 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def flush(folder: Path) -> None:
+    """Everything in a folder is on the disk when this returns."""
+    for path in (*folder.rglob("*"), folder):
+        _flush(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file, atomically."""
     text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"

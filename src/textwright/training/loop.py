@@ -271,7 +271,8 @@ class Trainer:
         model.eval()
         broken = self._broken()
         look = self.validate(model) if self.world.first and not broken else Look(0.0)
-        loss, scored, score = self.world.agree([look.loss, float(look.score is not None), look.score or 0.0])
+        numbers = [look.loss, float(look.score is not None), look.score or 0.0, self._seconds()]
+        loss, scored, score, seconds = self.world.agree(numbers)  # seconds, because the next look is due by them
         look = Look(loss, score if scored else None)
         if broken := broken or self._broken(loss):
             model.train()
@@ -287,7 +288,7 @@ class Trainer:
             train_loss=before.evaluation_loss / before.evaluation_tokens if before.evaluation_tokens else None,
             tokens=before.tokens,
             plain=before.plain,
-            seconds=self._seconds(),
+            seconds=seconds,
             best=best,
             sample=self.listener.sample(model) if self.world.first else "",
         )
@@ -369,10 +370,6 @@ class Trainer:
         else:
             self._load(path)
         self._began = time.monotonic() - self.progress.seconds
-        if self._share() < 1 and self.progress.finished == SPENT:  # the budget was enlarged
-            self._set(finished="")
-            if self.tensors.average is not None and self.config.averaging.kind == "tail":
-                self.tensors.average.n_averaged.zero_()
         self.listener.started(self.progress)
 
     def _begin_anew(self) -> None:
@@ -390,6 +387,11 @@ class Trainer:
         self.progress = saves.load(path, self.tensors)
         self._set(parts=max(self.progress.parts, self.config.accumulation))
         self.tensors.carried = self.world.own_rows(self.tensors.carried)
+        seen = self.progress.seconds, self.progress.step, self.progress.seen
+        if self.progress.finished == SPENT and self._share_of(*seen) < 1:  # the budget was enlarged
+            self._set(finished="")
+            if self.tensors.average is not None and self.config.averaging.kind == "tail":
+                self.tensors.average.n_averaged.zero_()
 
     # -- time, rate, average -------------------------------------------------------------------------------------
 
