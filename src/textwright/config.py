@@ -52,7 +52,7 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set expects key.path=value, got {assignment!r}: --set training.learning_rate=3e-4")
+            raise ConfigError(f"--set expects key.path=value, got {assignment!r}: --set model.width=64")
         *parents, leaf = path.strip().split(".")
         node = result
         for parent in parents:

@@ -166,7 +166,9 @@ class PairModel:
                 found[place] = texts
             if progress:
                 progress(len(batch))
-        if alignments or (replace_unknown and self.tokenizer.unknown is not None):
+        if replace_unknown and self.tokenizer.unknown is None:
+            raise ConfigError("this model's vocabulary can write every text: leave out replace_unknown")
+        if alignments or replace_unknown:
             found = [self._look(*pair, replace_unknown) for pair in zip(sources, found, strict=True)]
         return found
 

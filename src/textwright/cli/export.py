@@ -13,7 +13,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="The folder to write; for gguf the file.")],
     to: Annotated[
         Literal["huggingface", "peft", "gguf", "onnx"],
-        typer.Option(help="huggingface; gguf for llama.cpp; onnx for recurrent models; peft for an adapter alone."),
+        typer.Option(
+            help="huggingface; gguf for llama.cpp; onnx for recurrent models without a source; peft for an adapter alone."
+        ),
     ] = "huggingface",
     packing: Annotated[
         Literal["f32", "f16", "q8_0", "q4_0"] | None, typer.Option(help="Of the weights in a gguf (f16).")

@@ -45,7 +45,9 @@ def finetune(
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text.")] = None,
     seed: Annotated[int, typer.Option(help="Of order and dropout.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-BASE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; by default runs/NAME-BASE, or runs/NAME-BASE-METHOD.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its path; repeat for several."),

@@ -54,7 +54,7 @@ def import_(
         raise ConfigError("an adapter is for the model of its base, however that was imported: leave out the rest")
     else:
         import_adapter(Path(model), base, out)
-    command, given = ("generate", "--prompt TEXT") if task is None else (task, "TEXT")
+    given = {None: "--prompt TEXT", "answer": "--question TEXT --context TEXT", "chat": ""}.get(task, "TEXT")
     if precision == "bfloat16" and not hardware.has_bfloat16(hardware.pick_device("auto")):
         tell(f"note: {hardware.WITHOUT_BFLOAT16}: writing will be slow. Float32 is not, nor is --quantize int8")
-    tell(f"to write: textwright {command} {shlex.quote(str(out))} {given}")
+    tell(f"to write: textwright {task or 'generate'} {shlex.quote(str(out))} {given}".rstrip())

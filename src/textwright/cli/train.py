@@ -44,7 +44,10 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and dropout.", show_default="0")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; by default runs/NAME-MODEL.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder; by default runs/NAME-MODEL, runs/NAME-TASK-MODEL or runs/RECIPE."),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SETTING)] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard logs, too.")] = False,
 ) -> None:

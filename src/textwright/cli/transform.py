@@ -30,7 +30,9 @@ def transform(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Where a text is cut.")] = None,
     max_ratio: Annotated[float | None, typer.Option(help="The same, for every token of its source.")] = None,
     min_ratio: Annotated[float | None, typer.Option(help="Tokens a text has at least for each of its source.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="What every text begins with.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="What every written text begins with (nothing is put in front of sources).")
+    ] = None,
     prefix_share: Annotated[
         float | None, typer.Option(help="Begin with --prefix not always, but with that much more probability.")
     ] = None,

@@ -63,7 +63,9 @@ FrequencyPenalty = Annotated[
     float | None, typer.Option(help="Subtracted for every time it was.", rich_help_panel=PANEL)
 ]
 NoRepeatNgram = Annotated[int | None, typer.Option(help="Never write the same n tokens twice.", rich_help_panel=PANEL)]
-Beams = Annotated[int | None, typer.Option(min=1, help="Beams of --strategy beam.", rich_help_panel=PANEL)]
+Beams = Annotated[
+    int | None, typer.Option(min=1, help="Beams of --strategy beam (4; with a source 5).", rich_help_panel=PANEL)
+]
 LengthPenalty = Annotated[
     float | None,
     typer.Option(help="Beams are ranked by log-probability ÷ length^this (1).", rich_help_panel=PANEL),

@@ -57,6 +57,11 @@ def read_rows(path: Path, fields: Sequence[str] | None, encoding: str | None, al
 def couple(row: Mapping[str, Any], where: str) -> tuple[str, str]:
     """The fields of both sides, told by their usual names, or by there being two columns."""
     found = [pair for pair in COUPLES if pair[0] in row and pair[1] in row] or [("1", "2")] * (set(row) == {"1", "2"})
+    if found == [("question", "answer")] and "context" in row:
+        raise DataError(
+            f"{where} has a context besides question and answer: --task answer reads it from .jsonl; to leave it out, "
+            "name the two fields question and answer"
+        )
     if len(found) == 1:
         return found[0]
     if len(row) == 1:
