@@ -14,7 +14,7 @@ def export(
     to: Annotated[
         Literal["huggingface", "peft", "gguf", "onnx"],
         typer.Option(
-            help="huggingface; gguf for llama.cpp; onnx for recurrent models without a source; peft for an adapter alone."
+            help="huggingface; gguf for llama.cpp; onnx for recurrent models without a source; peft for adapters."
         ),
     ] = "huggingface",
     packing: Annotated[
