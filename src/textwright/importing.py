@@ -261,8 +261,8 @@ def generation_of(folder: Folder, tokenizer: Tokenizer, vocabulary: int) -> Gene
         start=tokenizer.prefix or (between,),
         end=end,
         also_end=tuple(sorted(ends - {end} - unused)),
-        unseen=tuple(sorted(unused)),
-        sampling=_sampling(folder.generation),
+        unseen=tuple(sorted(unused - {end})),
+        sampling=_sampling(folder.generation, vocabulary),
     )
 
 
@@ -314,8 +314,8 @@ def _word(folder: Folder, name: str) -> str | None:
     return word if isinstance(word, str) else None
 
 
-def _sampling(generation: Mapping[str, Any]) -> Sampling:
+def _sampling(generation: Mapping[str, Any], vocabulary: int) -> Sampling:
     given = {name: generation[name] for name in SAMPLED if generation.get(name) is not None}
     if not (generation.get("do_sample") and given):
         return Sampling.parse({"temperature": 0.8, "top_p": 0.95})
-    return Sampling.parse({"top_k": 50, **given})  # without a top_k transformers draws from 50
+    return Sampling.parse({"top_k": min(50, vocabulary), **given})  # without a top_k transformers draws from 50

@@ -149,6 +149,8 @@ class PairModel:
             raise ConfigError("max_new_tokens and max_ratio both say where a text is cut: leave out one of them")
         if not (0 <= min_ratio < math.inf and (max_ratio is None or 0 < max_ratio < math.inf)):
             raise ConfigError(f"expected ratios of tokens above 0, got min_ratio {min_ratio:g}, max_ratio {max_ratio}")
+        if replace_unknown and self.tokenizer.unknown is None:
+            raise ConfigError("this model's vocabulary can write every text: leave out replace_unknown")
         words = taken(options, WORDS)
         how = self._how(strategy, preset, n_best, seed, draft, options)
         ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
@@ -166,8 +168,6 @@ class PairModel:
                 found[place] = texts
             if progress:
                 progress(len(batch))
-        if replace_unknown and self.tokenizer.unknown is None:
-            raise ConfigError("this model's vocabulary can write every text: leave out replace_unknown")
         if alignments or replace_unknown:
             found = [self._look(*pair, replace_unknown) for pair in zip(sources, found, strict=True)]
         return found

@@ -17,7 +17,7 @@ from textwright.example_job import SPLITS, ExampleJob
 from textwright.job import Measures
 from textwright.models import LanguageModel
 from textwright.reporting import Section, table
-from textwright.run import WEIGHTS, TextRun, read_run
+from textwright.run import ADAPTER, WEIGHTS, TextRun, read_run
 from textwright.run_model import load_model
 from textwright.text.batching import Batch, Batches, Contrast, by_length
 from textwright.text.buckets import LengthBuckets
@@ -85,12 +85,12 @@ class PreferenceJob(ExampleJob):
     @classmethod
     def request(cls, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the base thinks of the pairs depends on its weights and on how they are read."""
-        weights = (Path(asked["base"]) / WEIGHTS).stat()
+        files = [Path(asked["base"]) / name for name in (WEIGHTS, ADAPTER)]
         return {
             **super().request(asked),
             "packed": (asked.get("adapter") or {}).get("packed"),
             "precision": asked.get("training", {}).get("precision", "auto"),
-            "weights": [weights.st_size, weights.st_mtime_ns],
+            "weights": [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()],
         }
 
     @staticmethod

@@ -257,7 +257,6 @@ def variant(neox: Path, folder: Path, kind: str, **more: Any) -> Path:
     return folder
 
 
-@torch.no_grad()
 def test_a_factor_in_front_of_the_head_is_kept(run: Run, neox: Path, text: Path, tmp_path: Path) -> None:
     """Granite divides its logits; without that every probability would be another one."""
     folder = variant(neox, tmp_path / "granite", "granite", logits_scaling=8.0)
@@ -418,7 +417,9 @@ def test_what_the_library_cannot_open(run: Run, neox: Path, tmp_path: Path) -> N
 
     refused(broken(model_type="no_such_kind"), "is a no_such_kind", "no language model")
     refused(broken(model_type="vit"), "is a vit")
-    refused(broken(model_type="gemma3"), "is a gemma3", "no language model")
+    several = broken()
+    (several / "config.json").write_text(json.dumps({"model_type": "gemma3"}))  # of several parts
+    refused(several, "is a gemma3", "no language model")
     refused(broken(hidden_size="24"), "no language model")
     refused(broken(num_hidden_layers=3), "is missing")
     refused(broken(num_hidden_layers=1), "has no place")

@@ -370,7 +370,7 @@ def test_a_folder_is_a_text(tmp_path: Path) -> None:
 
 def test_templates_as_other_libraries_write_them() -> None:
     source = (
-        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}\n{% endfor %}"
+        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}{% endfor %}"
         "{% if tools is not none %}tools{% endif %}{% if documents is not none %}documents{% endif %}"
     )
     assert ChatTemplate(source, {}).text([{"role": "user", "content": "Hi"}]) == "user: Hi\n"

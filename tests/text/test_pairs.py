@@ -197,7 +197,12 @@ def test_tsv_is_not_quoted(tmp_path: Path) -> None:
         ),
         ("a.jsonl.gz", [{"id": 7, "src": "x", "tgt": "y"}], {}, [("x", "y")]),
         ("a.jsonl", [{"turns": 3, "input": "x", "output": "y"}], {"kind": "table"}, [("x", "y")]),
-        ("a.jsonl", [{"question": "q", "context": "c", "answer": "a"}], {"kind": "table"}, [("q", "a")]),
+        (
+            "a.jsonl",
+            [{"question": "q", "context": "c", "answer": "a"}],
+            {"kind": "table", "fields": ["question", "answer"]},
+            [("q", "a")],
+        ),
     ],
 )
 def test_columns(tmp_path: Path, name: str, content: Any, options: Any, expected: list[tuple[str, str]]) -> None:

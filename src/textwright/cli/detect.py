@@ -26,11 +26,12 @@ def detect(
     from textwright.decoding.watermark import detect as count
     from textwright.errors import ConfigError
     from textwright.opening import load
+    from textwright.text.sources import decoded
 
     if text is not None and input is not None:
         raise ConfigError("give a text or --input, not both")
     if input is not None:
-        text = input.read_text(encoding="utf-8", errors="replace")
+        text = "".join(decoded(input, None))
     tokens = load(run).tokenizer.encode(standard_input() if text is None else text)
     if len(tokens) < 2:
         raise ConfigError("a watermark needs at least two tokens to be seen: give a longer text")

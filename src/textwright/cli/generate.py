@@ -84,12 +84,12 @@ def generate(
         raise ConfigError("--stream prints one text as it is written: leave out --json and --n")
     prompt = os.fsencode(prompt).decode("utf-8", "replace")  # where the locale is not UTF-8, the words still are
     named = {name: context.params[name] for name in NAMED}
-    options = ways.options(set, avoid, bias, lookup=lookup or None, seed=seed, **named)
+    own = {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
+    own |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    options = ways.options(set, avoid, bias, own=own, lookup=lookup or None, seed=seed, **named)
     if not json and ("top_logprobs" in options or prompt_logprobs):
         raise ConfigError("--top-logprobs and --prompt-logprobs are printed as JSON: add --json")
     seed = options.pop("seed", None)
-    own = {"strategy": strategy, "preset": preset, "n": n, "stop": tuple(stop or ()), "stop_ids": tuple(stop_id or ())}
-    own |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     options = ways.joined(options, own)
     model = as_writer(ways.opened(run, quantize), run)
     _unseen(model, prompt)

@@ -45,8 +45,9 @@ def import_(
     from textwright.importing import import_adapter, import_model
     from textwright.training import hardware
 
-    here = Path(model)
-    out = Path("runs") / (here.resolve() if here.exists() else here).name if out is None else out
+    if out is None:
+        name = Path(model).name
+        out = Path("runs") / (name if name.strip(".") else Path(model).resolve().name)
     if base is None:
         network = import_model(model, out, way, task, prefix, languages, precision)
         tell(f"{type(network).__name__}: {network.count_parameters():,} parameters")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -169,9 +169,18 @@ PARAMETERS = frozenset({"prompt", "sources", "turns", "progress", "alignments", 
 
 
 def options(
-    assignments: Sequence[str] | None, avoid: Sequence[str] | None, bias: Sequence[str] | None, **named: Any
+    assignments: Sequence[str] | None,
+    avoid: Sequence[str] | None,
+    bias: Sequence[str] | None,
+    *,
+    own: Collection[str] = (),
+    **named: Any,
 ) -> dict[str, Any]:
-    """What was asked for, without what was not."""
+    """What was asked for, without what was not.
+
+    Args:
+        own: what the verb has options of its own for, and `joined` refuses.
+    """
     from textwright.config import override
     from textwright.errors import ConfigError
     from textwright.wishes import check_types
@@ -181,7 +190,7 @@ def options(
         raise ConfigError(f"--set {wrong[0]}=…: no setting; where a command has it, it is --{wrong[0]}")
     if any(isinstance(value, dict) for value in asked.values()):
         raise ConfigError("options of writing have no parts: --set top_n_sigma=1.5")
-    check_types(asked, "--set")
+    check_types({name: value for name, value in asked.items() if name not in own}, "--set")
     if isinstance(asked.get("order"), str):
         asked["order"] = [step.strip() for step in asked["order"].split(",")]
     for name, value in named.items():

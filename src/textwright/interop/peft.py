@@ -33,7 +33,15 @@ PREFIX = "base_model.model."
 # Settings under which an adapter is more than A, B and a magnitude, with the values under which it is not.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
-    "init_lora_weights": (True, False, None, "gaussian", "eva"),  # others change the weight beside the adapter, too
+    "init_lora_weights": (
+        True,
+        False,
+        None,
+        "gaussian",
+        "eva",
+        "orthogonal",
+        "mica",
+    ),  # others change the weight beside the adapter, too
     "fan_in_fan_out": (False, True, None),
     "lora_bias": (False, None),
     "modules_to_save": (None, []),

@@ -168,7 +168,7 @@ class LanguageModel(nn.Module, ABC):
         """Everything before the head: tokens (rows, time) -> what the head reads, and the state after them."""
 
     def logits(self, hidden: Hidden) -> Tensor:
-        """The head: (…, width) -> (…, vocab); for models that copy, log-probabilities of the mixture."""
+        """The head: (…, embedded) -> (…, vocab); for models that copy, log-probabilities of the mixture."""
         logits: Tensor = self.head(hidden.values)
         return logits if hidden.copied is None else mixed(logits, hidden)
 

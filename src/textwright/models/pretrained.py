@@ -1,6 +1,6 @@
 """Models of the transformers library behind our contract: its layers, its caches, our state.
 
-    out = body(tokens, mask, positions, cache)         logits = head(out)
+    out = body(tokens, mask, positions, cache)         logits = head(scale · out)
 
 Two kinds of memory are understood. Attention keeps keys and values: our state holds them with slot number == position,
 and for a call every row is moved to the right, so that its past ends where its new tokens begin. Whatever a model takes

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError
 from jinja2.ext import Extension
@@ -30,7 +30,7 @@ Message = Mapping[str, str]  # "role" and "content"
 class Generation(Extension):
     """{% generation %} … {% endgeneration %}, which marks what a model says, is what stands in it."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)

@@ -420,10 +420,10 @@ def _csv_rows(path: Path, encoding: str | None) -> Rows:
     try:
         for row in reader:
             where = f"{path}:{reader.line_num}"
-            if MORE in row:
+            if more := [cell for cell in row.get(MORE) or () if cell]:  # empty where every row ends with a comma
                 between = "tab" if delimiter == "\t" else "comma"
                 raise DataError(
-                    f"{where} has more columns than the header names, first {row[MORE][0]!r}: a text with a {between} "
+                    f"{where} has more columns than the header names, first {more[0]!r}: a text with a {between} "
                     "in it stands in quotation marks"
                 )
             yield where, row

@@ -2,7 +2,8 @@
 
     n_vc = Σ 1 / d over the places where c stands d ≤ WINDOW tokens from v, before or after
     M_vc = max(0, log (n_vc Σ_c' n_c'^¾ / (n_v n_c^¾)))           n_v = Σ_c n_vc
-    M    ≈ U S Wᵀ, its `width` largest singular values; the vectors are the rows of U S^½, turned, made equally long
+    M    ≈ U S Wᵀ, as many largest singular values as a vector is wide; the vectors are the rows of U S^½, turned,
+                                                                  made equally long
 
 Positive pointwise mutual information with smoothed contexts, and the root of S: section 3 of Levy, Goldberg and Dagan
 2015. Pairs that are nearer count for more as in Pennington et al. 2014 ("GloVe"). The randomised decomposition is
