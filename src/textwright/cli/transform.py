@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,7 +74,13 @@ def transform(
     from textwright.opening import as_pairs, load_pairs
 
     model = as_pairs(ways.opened(run, quantize), run, context.info_name)
-    named = {"beams": beams, "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p, "seed": seed}
+    named: dict[str, Any] = {
+        "beams": beams,
+        "length_penalty": length_penalty,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
     named |= {"max_new_tokens": max_new_tokens, "max_ratio": max_ratio, "min_ratio": min_ratio}
     options = ways.options(
         set, avoid, bias, prefix=prefix, prefix_share=prefix_share, alternatives=alternatives, **named
