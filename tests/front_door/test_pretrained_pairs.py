@@ -127,6 +127,8 @@ def test_what_is_told_apart(run: Run, t5: Path, theirs: Path, spoken: Path, tmp_
     assert not (tmp_path / "mine").exists()
     run("export", spoken, tmp_path / "out").fails("transformers has no class")
     run("export", spoken, tmp_path / "out", "--to", "onnx").fails("recurrent encoder-decoder", "no ONNX file")
+    told = run("import", t5, "--task", "answer", "--out", tmp_path / "answering").err
+    assert f"textwright answer {tmp_path / 'answering'} --question TEXT --context TEXT" in told
     assert run("import", t5, "--task", "summarize", "--out", tmp_path / "mine").code == 0
     run("translate", tmp_path / "mine", "789").fails("textwright summarize")
     run("evaluate", tmp_path / "mine").fails("give --pairs")

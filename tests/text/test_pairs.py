@@ -554,3 +554,13 @@ def test_real_corpora(name: str, options: dict[str, Any], count: int, first: str
 def test_parting_of_short_sides() -> None:
     assert parting(torch.zeros(3, 5), torch.zeros(3, 4)) == 4
     assert parting(torch.zeros(3, 40), torch.zeros(3, 39)) <= 39
+
+
+def test_a_context_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    """A table of questions: only .jsonl is read with contexts."""
+    path = tmp_path / "questions.csv"
+    path.write_text("question,context,answer\nWho?,A fox came.,a fox\n")
+    with pytest.raises(DataError, match=r"has a context besides question and answer.*\.jsonl"):
+        list(read_pairs(PairSource(path=str(path))))
+    (pair,) = read_pairs(PairSource(path=str(path), fields=("question", "answer")))
+    assert (pair.source, pair.target) == ("Who?", "a fox")
