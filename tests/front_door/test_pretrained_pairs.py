@@ -99,6 +99,7 @@ def test_an_imported_model_is_a_run(run: Run, t5: Path, files: dict[str, Path], 
     assert run("import", t5, "--task", "translate", "--out", tmp_path / "searching").code == 0
     generation = load_pairs(tmp_path / "searching", "translate").generation
     assert (generation.length_penalty, generation.beams) == (0.0, 3)
+    run("translate", tmp_path / "mine", "789", "--replace-unknown").fails("can write every text", "leave out")
     ids = ours.source_ids("789")
     assert ids == [*ours.source_tokenizer.encode("spell: 789"), ours.tokenizer.end]
     banned = [1, *range(theirs.config.vocab_size - 4, theirs.config.vocab_size)]

@@ -468,10 +468,6 @@ def test_a_conversation_goes_on_with_one_reply() -> None:
     check_reply({"n": 1})
 
 
-def test_words_that_cannot_be_unknown_are_not_replaced(run: Run, spoken: Path) -> None:
-    run("convert", spoken, "7", "--replace-unknown").fails("can write every text", "leave out")
-
-
 def test_a_share_of_a_prefix_needs_one(run: Run, spoken: Path) -> None:
     run("convert", spoken, "7", "--prefix-share", "0").fails("prefix_share 0.0 needs a prefix")
 
