@@ -147,7 +147,8 @@ class TextJob(Job):
     def begin(self) -> Begin | None:
         if self.config.training.embedding == "random":
             return None
-        return lambda model: cooccurrence.embed(model.embed, self.data.train, self.config.training.seed)
+        seed, read = self.config.training.seed, self.config.model.read
+        return lambda model: cooccurrence.embed(model.embed, self.data.train, seed, read)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         quick = min(QUICK, max(LEAST, int(LOOK / (2 * model.count_parameters()))))

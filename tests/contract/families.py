@@ -37,6 +37,7 @@ FAMILIES = {
     "lstm": LSTMConfig(vocab=VOCAB, width=16, layers=2),
     "lstm-untied": LSTMConfig(vocab=VOCAB, width=12, layers=1, tied=False),
     "lstm-narrow-words": LSTMConfig(vocab=VOCAB, width=16, layers=2, embedding_width=6),
+    "lstm-part-of-words": LSTMConfig(vocab=VOCAB, width=16, layers=1, input_width=5),
     "transformer": TransformerConfig(vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW),
     "gpt2-like": TransformerConfig(
         vocab=VOCAB, width=16, layers=2, heads=2, window=WINDOW, positions="learned", bias=True

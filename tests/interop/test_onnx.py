@@ -17,7 +17,7 @@ pytest.importorskip("onnxscript")
 FAMILIES: dict[str, RecurrentConfig] = {
     "lstm": LSTMConfig(vocab=30, width=16, layers=2),
     "gru": GRUConfig(vocab=30, width=16, layers=1, tied=False),
-    "lstm-narrow-words": LSTMConfig(vocab=30, width=16, layers=1, embedding_width=6),
+    "lstm-narrow-words": LSTMConfig(vocab=30, width=16, layers=1, embedding_width=6, input_width=4),
     "rnn": RNNConfig(vocab=30, width=16, layers=2),
     "rnn-relu": RNNConfig(vocab=30, width=16, layers=1, nonlinearity="relu"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from textwright.models import GRUConfig, LSTMConfig, RNNConfig
@@ -20,6 +21,7 @@ NARROW = {
     "rnn": RNNConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, embedding_width=5),
     "gru": GRUConfig(vocab=VOCAB, width=WIDTH, layers=1, embedding_width=5),
     "lstm": LSTMConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, embedding_width=11, tied=False),
+    "rnn-part": RNNConfig(vocab=VOCAB, width=WIDTH, layers=LAYERS, embedding_width=7, input_width=4),
 }
 
 
@@ -45,10 +47,28 @@ def test_written_formulas(case) -> None:
 def test_written_formulas_where_words_have_a_width_of_their_own(kind: str) -> None:
     model, tokens = built(NARROW[kind])
     assert isinstance(model.project, nn.Linear)
-    hidden = by_formula(kind, model, tokens, head=False)
+    hidden = by_formula(kind.removesuffix("-part"), model, tokens, head=False)
     want = hidden @ model.project.weight.T @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(model(tokens).logits, want)
     assert model.embed.weight.shape == (VOCAB, NARROW[kind].embedding_width)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_written_formulas_where_a_part_of_a_word_is_read(kind: str) -> None:
+    model, tokens = built(CONFIGS[kind].model_copy(update={"input_width": 3, "tied": True}))
+    torch.testing.assert_close(model(tokens).logits, by_formula(kind, model, tokens))
+    assert model.head.weight is model.embed.weight
+    assert model.embed.weight.shape == (VOCAB, WIDTH)
+    assert model.cells[0].input_size == 3
+
+
+def test_a_part_of_a_word_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"input_width 9 is more than a token's vector has, 8"):
+        LSTMConfig(vocab=VOCAB, width=WIDTH, layers=1, input_width=9)
+    with pytest.raises(ValidationError, match="input_width 6 is more than a token's vector has, 5"):
+        GRUConfig(vocab=VOCAB, width=WIDTH, layers=1, embedding_width=5, input_width=6)
+    with pytest.raises(ValidationError, match="set embedding_width instead"):
+        RNNConfig(vocab=VOCAB, width=WIDTH, layers=1, input_width=4, tied=False)
 
 
 def test_torch_nn_with_the_same_weights(case) -> None:
@@ -65,7 +85,7 @@ def test_torch_nn_with_the_same_weights(case) -> None:
 
 def by_formula(kind: str, model: nn.Module, tokens: Tensor, head: bool = True) -> Tensor:
     """The docstring of models/rnn.py, one line at a time."""
-    x = model.embed.weight[tokens]
+    x = model.embed.weight[tokens][..., : model.cells[0].input_size]
     for cell in model.cells:
         W, U, b, c = (getattr(cell, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         h = memory = torch.zeros(ROWS, WIDTH, dtype=torch.float64)

@@ -128,6 +128,11 @@ class BaseConfig(Config):
         """Width of a token's vector."""
         return self.width
 
+    @property
+    def read(self) -> int:
+        """Numbers at the beginning of a token's vector that the layers read; only a tied head reads the others."""
+        return self.embedded
+
     def build(self) -> LanguageModel:
         raise NotImplementedError
 

@@ -12,6 +12,7 @@
           h_t = o_t ⊙ tanh(c_t)
     logits_t = V h_t + d                                                       V = E when tied (Press and Wolf 2017)
              = V P h_t + d, with an `embedding_width` of its own               Melis et al. 2018
+    x_t = E[token_t][: input_width], with an `input_width` of its own
 
 Two traps in the literature's GRU: Cho et al. let z_t keep the old state, as here and in torch, while Chung et al. 2014
 write it the other way round; and they apply the reset gate to h_{t-1} before the product with U_n, torch after it
@@ -24,11 +25,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -51,6 +52,9 @@ class RecurrentConfig(BaseConfig):
     and 4 there, all of it off by default."""
 
     embedding_width: int | None = Field(None, gt=0, description="of a token's vector; None: as width")
+    input_width: int | None = Field(
+        None, gt=0, description="of what the first layer reads of a token's vector: its beginning; None: all of it"
+    )
     input_dropout: float | None = Field(None, ge=0, lt=1, description="of the first layer's input; None: as dropout")
     output_dropout: float | None = Field(None, ge=0, lt=1, description="of the last layer's output; None: as dropout")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="of whole words, wherever they stand in a batch")
@@ -62,6 +66,21 @@ class RecurrentConfig(BaseConfig):
     @property
     def embedded(self) -> int:
         return self.embedding_width or self.width
+
+    @property
+    def read(self) -> int:
+        return self.input_width or self.embedded
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> Self:
+        if self.read > self.embedded:
+            raise ValueError(f"input_width {self.read} is more than a token's vector has, {self.embedded}")
+        if self.input_width is not None and not self.tied:
+            raise ValueError(
+                "input_width leaves a part of a token's vector to the head, which an untied head does not read: "
+                "set embedding_width instead"
+            )
+        return self
 
     @abstractmethod
     def make_cell(self, inputs: int) -> nn.RNNBase:
@@ -100,7 +119,8 @@ class RecurrentLM(LanguageModel):
     """Embedding, a stack of recurrent layers with dropout between them, and a head.
 
     Words need less room than what is remembered of a text: with an `embedding_width` of its own the first layer reads
-    narrow vectors, and the last one's output is brought to their width before the head.
+    narrow vectors, and the last one's output is brought to their width before the head. With an `input_width` the first
+    layer, whose products it saves, reads the beginning of vectors that the tied head compares as a whole.
 
     The layers are torch's fused kernels, one module a layer: fast on a CPU, cuDNN on a GPU.
     """
@@ -111,7 +131,7 @@ class RecurrentLM(LanguageModel):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.embedded)
-        inputs = [config.embedded] + [config.width] * (config.layers - 1)
+        inputs = [config.read] + [config.width] * (config.layers - 1)
         self.cells = nn.ModuleList(config.make_cell(each) for each in inputs)
         self.project: nn.Module = nn.Identity()
         if config.embedding_width is not None:
@@ -160,7 +180,7 @@ class RecurrentLM(LanguageModel):
         return hidden, RecurrentState(states, tuple(cell_states))
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        x: Tensor = self.embed(tokens)
+        x: Tensor = self.embed(tokens)[..., : self.config.read]
         if not (self.training and self.config.word_dropout):
             return x
         kept = self.word_dropout(x.new_ones(self.config.vocab, 1))

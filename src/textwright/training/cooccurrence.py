@@ -4,6 +4,7 @@
     M_vc = max(0, log (n_vc Σ_c' n_c'^¾ / (n_v n_c^¾)))           n_v = Σ_c n_vc
     M    ≈ U S Wᵀ, as many largest singular values as a vector is wide; the vectors are the rows of U S^½, turned,
                                                                   made equally long
+    Where a model reads only the beginning of a vector, that has the largest values: it is turned by itself.
 
 Positive pointwise mutual information with smoothed contexts, and the root of S: section 3 of Levy, Goldberg and Dagan
 2015. Pairs that are nearer count for more as in Pennington et al. 2014 ("GloVe"). The randomised decomposition is
@@ -31,14 +32,15 @@ ROUNDS = 2
 
 
 @torch.no_grad()
-def embed(table: nn.Embedding, corpus: Corpus, seed: int) -> None:
-    """Give every word that the text knows a vector that is like those of similar words.
+def embed(table: nn.Embedding, corpus: Corpus, seed: int, read: int) -> None:
+    """Give every word that the text knows a vector that is like those of similar words, as far as possible in the first
+    `read` numbers of it.
 
     The table's root mean square stays as it was. A word that stands beside no other keeps its random vector.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found = vectors(counts(corpus, table.num_embeddings), table.embedding_dim).to(table.weight)
+        found = vectors(counts(corpus, table.num_embeddings), table.embedding_dim, read).to(table.weight)
     spread = table.weight.square().mean().sqrt()
     known = found.any(1, keepdim=True)
     table.weight.copy_(torch.where(known, found * spread * table.embedding_dim**0.5, table.weight))
@@ -59,8 +61,9 @@ def counts(corpus: Corpus, vocabulary: int) -> Tensor:
     return (total + total.t()).coalesce()
 
 
-def vectors(pairs: Tensor, width: int) -> Tensor:
-    """(V, W) of length 1 from n (V, V); 0 for a word with no pair that is more frequent than by chance.
+def vectors(pairs: Tensor, width: int, read: int) -> Tensor:
+    """(V, W) of length 1, the first `read` numbers worth most, from n (V, V); 0 for a word with no pair that is more
+    frequent than by chance.
 
     Draws from torch's generator.
     """
@@ -74,7 +77,8 @@ def vectors(pairs: Tensor, width: int) -> Tensor:
         matrix = _sparse(pairs.indices()[:, positive], information[positive], len(pairs)).to_sparse_csr()
         left, values, _ = torch.svd_lowrank(matrix, q=width + SPARE, niter=ROUNDS)
     left = left * left.gather(0, left.abs().argmax(0, keepdim=True)).sign()  # which rounding decides otherwise
-    turn, _ = torch.linalg.qr(torch.randn(width, width))  # no dimension is more than another: dropout hits any
+    # Within what is read no dimension is more than another: dropout hits any.
+    turn = torch.block_diag(*(torch.linalg.qr(torch.randn(size, size))[0] for size in (read, width - read)))
     known = torch.zeros(len(pairs), 1).index_fill_(0, word[positive], 1)  # a matrix of low rank has directions to spare
     return F.normalize(known * (left * values.sqrt())[:, :width] @ turn)
 
