@@ -88,8 +88,8 @@ def test_right_configurations_of_pairs_pass() -> None:
 
 
 def test_override_reads_values_as_yaml() -> None:
-    got = override({"a": {"b": 1}}, ["a.b=3e-4", "a.c=[1, 2]", "d=true", "e=null", "f=text"])
-    assert got == {"a": {"b": 3e-4, "c": [1, 2]}, "d": True, "e": None, "f": "text"}
+    got = override({"a": {"b": 1}}, ["a.b=3e-4", "a.c=[1, 2]", "d=true", "e=null", "f=text", "g='2024'"])
+    assert got == {"a": {"b": 3e-4, "c": [1, 2]}, "d": True, "e": None, "f": "text", "g": "2024"}
 
 
 @pytest.mark.parametrize("wrong", ["a", "=3", "a.b.c=1", "a=[1"])

@@ -47,13 +47,25 @@ def test_the_corpora_at_hand_are_those_of_the_recipes(monkeypatch: pytest.Monkey
     if not data.is_dir():
         pytest.skip(f"no corpora in {data}")
     monkeypatch.setenv("TEXTWRIGHT_DATA", str(data))
-    assert {name: changed(read_recipe(FOLDER / f"{name}.yaml")) for name, _ in list_recipes(FOLDER)} == {
-        name: [] for name, _ in list_recipes(FOLDER)
+    assert {name: changed(read_recipe(FOLDER / f"{name}.yaml")) for name, _ in list_recipes(FOLDER)[0]} == {
+        name: [] for name, _ in list_recipes(FOLDER)[0]
     }
 
 
 def test_all_are_listed() -> None:
-    assert [name for name, _ in list_recipes(FOLDER)] == [path.stem for path in sorted(FOLDER.glob("*.yaml"))]
+    assert [name for name, _ in list_recipes(FOLDER)[0]] == [path.stem for path in sorted(FOLDER.glob("*.yaml"))]
+
+
+def test_what_is_no_recipe_is_told_and_hides_none(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text((FOLDER / "tang-poems.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "bytes.yaml").write_bytes(b"about: \xff\xfe\n")
+    (tmp_path / "broken.yaml").write_text("about: [", encoding="utf-8")
+    (tmp_path / "ours.yml").write_text("version: 2\n", encoding="utf-8")
+    found, faults = list_recipes(tmp_path)
+    assert [name for name, _ in found] == ["good"]
+    assert [name in fault for name, fault in zip(("broken.yaml", "bytes.yaml", "ours.yml"), faults, strict=True)] == [
+        True
+    ] * 3
 
 
 def test_without_the_data_folder_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

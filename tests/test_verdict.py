@@ -22,7 +22,7 @@ def progress(valid: list[float], train: list[float | None]) -> Progress:
         )
         for number, (loss, mean) in enumerate(zip(valid, train, strict=True))
     ]
-    return Progress(evaluations=tuple(looks))
+    return Progress(evaluations=tuple(looks), best_step=min(looks, key=lambda look: look.valid_loss).step)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,14 @@ def progress(valid: list[float], train: list[float | None]) -> Progress:
 )
 def test_verdicts(valid: list[float], train: list[float | None], words: str) -> None:
     assert words in verdict(progress(valid, train))
+
+
+def test_the_weights_that_are_kept_are_those_that_scored_best() -> None:
+    seen = progress([5.0, 2.0, 1.9, 2.1, 2.3], [None, 2.0, 1.5, 1.2, 1.0])
+    assert "the best weights are kept" in verdict(seen)
+    scored = verdict(seen.model_copy(update={"best_step": 4}))
+    assert "the weights of step 4, which scored best, are kept" in scored
+    assert "the best weights are kept" not in scored
 
 
 def test_training_that_did_harm() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, get_args
+from types import NoneType, UnionType
+from typing import Any, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -69,7 +70,10 @@ def _value(text: str, assignment: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {assignment}: the value is not valid YAML") from None
-    if isinstance(value, str):  # YAML 1.1 reads 3e-4 (no dot) as a string; people write it all the time
+    if isinstance(value, str) and text.strip()[:1] not in (
+        "'",
+        '"',
+    ):  # YAML 1.1 reads 3e-4 (no dot) as a string; people write it all the time
         try:
             return float(value) if value[:1] in "+-.0123456789" else value
         except ValueError:
@@ -78,38 +82,48 @@ def _value(text: str, assignment: str) -> Any:
 
 
 def _explain(error: ValidationError, root: type[BaseModel], origin: str) -> str:
-    lines = []
+    told: dict[tuple[str, str, str], list[str]] = {}  # a value that may have several types has a message for each
     for item in error.errors(include_url=False):
         models, path = _follow(root, [str(part) for part in item["loc"]])
-        where = f"{origin}: {'.'.join(path)}" if path else origin
+        where = ".".join(path)
+        front, came = (f"{origin}: {where}: " if path else f"{origin}: "), ""
         if item["type"] == "json_invalid":  # what is written here as JSON has no other fault
-            lines.append(f"{where}: a text in it is not UTF-8; a file with such a name has to be renamed")
+            message = "a text in it is not UTF-8; a file with such a name has to be renamed"
         elif item["type"] == "extra_forbidden":
             known = {name for model in models for name in model.model_fields}
-            lines.append(f"{origin}: unknown key {'.'.join(path)!r}.{nearest(path[-1], known)}")
+            front, message = f"{origin}: ", f"unknown key {where!r}.{nearest(path[-1], known)}"
         else:
-            told = item["msg"].removeprefix("Value error, ")
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
             came = "" if item["type"] == "missing" or isinstance(item["input"], dict) else f", got {item['input']!r}"
-            lines.append(f"{where}: {told[:1].lower()}{told[1:]}{came}")
-    return "\n".join(lines)
+        told.setdefault((where, front, came), []).append(message)
+    return "\n".join(f"{front}{' or '.join(messages)}{came}" for (_, front, came), messages in told.items())
 
 
 def _follow(root: type[BaseModel], path: list[str]) -> tuple[list[type[BaseModel]], list[str]]:
     """The configurations that hold the last key of `path`, and the path as a person types it.
 
-    In pydantic's paths the tag of a union's member stands as a part of its own; it is left out.
+    In pydantic's paths the tag of a union's member, or its type, stands as a part of its own; it is left out.
     """
     models, typed = [root], []
+    plain = False  # the part before was a value of several plain types
     for number, part in enumerate(path):
         narrowed = [model for model in models if part in _tags(model)]
-        if narrowed:
-            models = narrowed
+        if narrowed or plain:
+            models, plain = narrowed or models, False
             continue
         typed.append(part)
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        plain = any(_is_plain_union(field.annotation) for field in fields)
         if number + 1 < len(path):
-            fields = [model.model_fields[part] for model in models if part in model.model_fields]
             models = [member for field in fields for member in _members(field.annotation)] or models
     return models, typed
+
+
+def _is_plain_union(annotation: Any) -> bool:
+    """Several types, None not counted, none of which is a configuration."""
+    types = [member for member in get_args(annotation) if member is not NoneType]
+    return get_origin(annotation) in (Union, UnionType) and len(types) > 1 and not _members(annotation)
 
 
 def _members(annotation: Any) -> list[type[BaseModel]]:

@@ -28,7 +28,7 @@ from textwright.text.bitext import Bitext, PairPlan, known_pairs, open_bitext, p
 from textwright.text.buckets import Buckets, Sides
 from textwright.text.corpus import Corpus, Progress, counted
 from textwright.text.neighbours import Neighbours, as_tensors
-from textwright.text.pairs import Pair, PairSource, fingerprint_pairs
+from textwright.text.pairs import Pair, PairSource, fingerprint_pairs, unframed
 from textwright.text.resegment import STRETCH, Resegmented, check_dropout
 from textwright.training.checkpoint import save_tensors, write_file
 from textwright.training.hardware import Hardware, autocast
@@ -229,7 +229,8 @@ class PairJob(Job):
         writer, judged = self._writer(model), pairs[:JUDGED]
         texts = [text[0] for text in writer.write([pair.source for pair in judged])]
         scores = judge(self.judges, [text.text for text in texts], _references(judged))
-        copied = judge(self.judges, [pair.source for pair in judged], _references(judged))
+        prefixes = [pairs.prefix for pairs in self.config.pairs]
+        copied = judge(self.judges, [unframed(pair.source, prefixes) for pair in judged], _references(judged))
         loss = pair_loss(model, getattr(self.data, name), self.generation.start, None, "float32")
         what = f"{len(judged):,} {name} pairs, {writer.generation.beams} beams"
         figures = score_table(scores, copied)

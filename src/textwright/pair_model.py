@@ -128,7 +128,8 @@ class PairModel:
             strategy: one of `decoding.STRATEGIES`; a beam search as the run's presets say unless told otherwise.
             preset: one of `presets.PRESETS`.
             max_new_tokens: where a text is cut; by default some more than training texts had for such a source.
-            min_ratio, max_ratio: tokens a text has at least and at most for every token of its source.
+            min_ratio, max_ratio: tokens a text has at least and at most for every token of its source, as far as
+                the model's window and max_new_tokens let it.
             seed: of the first sample, the next one has seed + 1; None draws one.
             draft: a smaller run with the same tokenizers, which guesses; changes the speed, not the texts.
             alignments: say where the model looked.
@@ -149,11 +150,15 @@ class PairModel:
             raise ConfigError("max_new_tokens and max_ratio both say where a text is cut: leave out one of them")
         if not (0 <= min_ratio < math.inf and (max_ratio is None or 0 < max_ratio < math.inf)):
             raise ConfigError(f"expected ratios of tokens above 0, got min_ratio {min_ratio:g}, max_ratio {max_ratio}")
+        if max_ratio is not None and min_ratio > max_ratio:
+            raise ConfigError(f"no text has a min_ratio of {min_ratio:g} and a max_ratio of {max_ratio:g}")
         if replace_unknown and self.tokenizer.unknown is None:
             raise ConfigError("this model's vocabulary can write every text: leave out replace_unknown")
+        if (alignments or replace_unknown) and not self.looks:
+            raise ConfigError("this model has no attention: leave out alignments and replace_unknown")
         words = taken(options, WORDS)
         how = self._how(strategy, preset, n_best, seed, draft, options)
-        ids = [self.checked(f"source {number}", source) for number, source in enumerate(sources, 1)]
+        ids = [self.checked(f"source {number}", source, draft) for number, source in enumerate(sources, 1)]
         first = secrets.randbelow(2**31) if seed is None else seed
         if options.get("top_logprobs"):
             raise ConfigError("top_logprobs are shown of texts without a source: leave it out")
@@ -256,9 +261,9 @@ class PairModel:
     @property
     def looks(self) -> bool:
         """The model has attention."""
-        source = Source(torch.zeros(1, 1, dtype=torch.long), torch.ones(1, dtype=torch.long))
+        token, length = padded([[0]], self.model.device)
         with torch.no_grad():
-            return self.model.attention(torch.zeros(1, 1, dtype=torch.long), None, source) is not None
+            return self.model.attention(token, None, Source(token, length)) is not None
 
     def bare(self) -> PairModel:
         """The same for sources that were read with their prefix."""
@@ -269,18 +274,21 @@ class PairModel:
 
     # -- how -------------------------------------------------------------------------------------------------------
 
-    def checked(self, where: str, source: str) -> list[int]:
+    def checked(self, where: str, source: str, draft: PairModel | None = None) -> list[int]:
         """The ids of a source; raises DataError, naming `where` it stands, for an empty or an overlong one."""
         if not source.strip():
             raise DataError(f"{where} is empty: there is nothing to write from")
         ids = self.source_ids(source)
-        for reader in (self, *self.voters):
+        readers = [(self, "this model"), *((voter, "a model that votes") for voter in self.voters)]
+        if draft is not None:
+            readers.append((draft, "its draft"))
+        for reader, who in readers:
             length = self.own(ids) if reader.neighbours is None else len(ids)
             window = reader.model.source_window
             if window is not None and length > window:
                 raise DataError(
-                    f"{where} has {length:,} tokens, {'this model' if reader is self else 'a model that votes'} reads "
-                    f"up to {window:,}: split or shorten it ({source[:40]!r} …)"
+                    f"{where} has {length:,} tokens, {who} reads up to {window:,}: split or shorten it "
+                    f"({source[:40]!r} …)"
                 )
         return ids
 
@@ -316,6 +324,8 @@ class PairModel:
         usual = {"beams": self.generation.beams, "length_penalty": self.generation.length_penalty, "stopping": "soon"}
         named, given = chosen(preset, self.tokenizer) if preset else ("beam", usual)
         strategy = strategy or named
+        if n_best == 1 and options.get("beams", given.get("beams")) == 1 and not options.get("draw"):
+            given = {**given, "stopping": "first"}  # one beam ends where greedy does: where the end is the likeliest
         if draft is not None:
             self._check_tokenizers(draft, "a model and its draft")
             self._check_neighbours(draft, "a model and its draft")
@@ -327,6 +337,10 @@ class PairModel:
             raise ConfigError(
                 f"strategy {strategy} writes one text for a source, got n_best {n_best}"
                 + (f"; for others, --alternatives {n_best}" if strategy == "greedy" and n_best > 1 else "")
+            )
+        if how.sampling.no_repeat_source_ngram and self.config.model.source_vocab is not None:
+            raise ConfigError(
+                "no_repeat_source_ngram needs one vocabulary for both sides, and this model has two: leave it out"
             )
         if strategy == "beam" and n_best > how.beam.beams:
             if "beams" in options:
@@ -347,18 +361,29 @@ class PairModel:
             how.sampling,
             seed,
             avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
-            constraint=constraint(self.tokenizer, self.generation.end, never, **free),
-            steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
+            constraint=constraint(self.tokenizer, self.generation.end, never, whole=True, **free),
+            steering=steering(self.tokenizer, never, **words) if steered(how, words) else PLAIN,
         )
 
     def _request(
         self, plain: Request, source: list[int], room: float, longest: int | None, least: float, most: float | None
     ) -> Request:
         read = self.own(source)
-        usual = int(min(self.generation.growth * read + 10, room))
-        cut = max(1, math.ceil(most * read)) if most is not None else longest or usual
-        fewest = min(cut, math.ceil(least * read))
-        return replace(plain, max_new_tokens=cut, min_new_tokens=fewest, source=tuple(source))
+        fewest = math.ceil(least * read)
+        if most is not None:
+            cut = min(math.ceil(most * read), room)
+        elif longest is not None:
+            cut = longest
+        else:
+            usual = max(int(self.generation.growth * read), fewest, len(plain.steering.forced)) + 10
+            cut = min(usual if plain.constraint is None else max(usual, Request.max_new_tokens), room)
+        return replace(
+            plain,
+            max_new_tokens=int(cut),
+            min_new_tokens=min(int(cut), fewest),
+            source=tuple(source),
+            source_text=read - 1,
+        )
 
     def _rows(self, how: Decoding, n_best: int) -> int:
         """Rows that one source needs."""
@@ -379,8 +404,11 @@ class PairModel:
         alike = likeness() if how.strategy == "mbr" else None  # a missing package is told before anything is written
         found = decode(self.network, several, self.generation.end, how, banned=self.generation.unseen, rows=ROWS)
         if how.strategy == "beam" or how.alternatives:
-            most = how.alternatives or n
-            return [[self._written(result, how) for result in results[:most]] for results in found]
+            most, draws = how.alternatives or n, how.strategy == "beam" and how.beam.draw
+            return [
+                [self._written(result, how, request.seed if draws else None) for result in results[:most]]
+                for request, results in zip(requests, found, strict=True)
+            ]
         drawn = how.strategy in ("sample", "mbr")
         texts = [
             self._written(result, how, request.seed if drawn else None)
@@ -388,7 +416,9 @@ class PairModel:
         ]
         groups = [texts[start : start + count] for start in range(0, len(texts), count)]
         if alike is not None:
-            return [[group[least_risk([text.text for text in group], alike)]] for group in groups]
+            best = [group[least_risk([text.text for text in group], alike)] for group in groups]
+            # Its seed is that of the first sample, which repeats them all.
+            return [[replace(text, seed=group[0].seed)] for text, group in zip(best, groups, strict=True)]
         return groups
 
     def _written(self, result: Result, how: Decoding, seed: int | None = None) -> Written:
@@ -404,8 +434,7 @@ class PairModel:
     def _look(self, source: str, texts: list[Written], replace_unknown: bool) -> list[Written]:
         """The texts of one source with their alignments and, if asked for, without unknown words."""
         weights = self._weights(source, texts)
-        if weights is None:
-            raise ConfigError("this model has no attention: leave out alignments and replace_unknown")
+        assert weights is not None  # `write` has looked
         ids = self.source_ids(source)
         surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
         begin = [""] * len(self.source_tokenizer.prefix)

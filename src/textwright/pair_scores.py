@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from textwright.errors import ConfigError
+from textwright.errors import ConfigError, DataError
 from textwright.evaluating.baselines import copied, leading, nearest
 from textwright.evaluating.bootstrap import Comparison, interval, paired_bootstrap
 from textwright.evaluating.languages import guess_language
-from textwright.evaluating.resampling import Interval
+from textwright.evaluating.resampling import FEWEST, Interval
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.tasks import judge, judges
 from textwright.pair_model import PairModel
 from textwright.reporting import Table, table
-from textwright.text.pairs import Pair
+from textwright.text.pairs import Pair, unframed
 from textwright.text.sides import texts_of
-
-LEAST = 6  # items that a bootstrap needs
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def evaluate_pairs(
     beams: int | None = None,
     length_penalty: float | None = None,
     language: str | None = None,
-    lowercase: bool = False,
+    lowercase: bool | None = None,
 ) -> PairScores:
     """Write for every pair's source (as it was read, with its prefix) and score the texts against its targets.
 
@@ -72,12 +70,10 @@ def evaluate_pairs(
     metrics = _judges(model, pairs, language, lowercase)
     beams = beams or model.generation.beams
     penalty = model.generation.length_penalty if length_penalty is None else length_penalty
-    written = model.bare().write([pair.source for pair in pairs], beams=beams, length_penalty=penalty)
-    texts = [group[0].text for group in written]
-    references = [[pair.target, *pair.others] for pair in pairs]
+    texts, references = _texts(model, pairs, beams=beams, length_penalty=penalty), _references(pairs)
     scores = judge(metrics, texts, references)
     intervals = [
-        interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= LEAST else None
+        interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= FEWEST else None
         for metric in metrics
     ]
     search = f"beam {beams}, length penalty {penalty:g}" if beams > 1 else "greedy"
@@ -85,36 +81,60 @@ def evaluate_pairs(
     return PairScores(texts, scores, intervals, search + votes)
 
 
-def compare_pairs(first: PairModel, second: PairModel, pairs: Sequence[Pair]) -> list[Comparison]:
+def compare_pairs(
+    first: PairModel,
+    second: PairModel,
+    pairs: Sequence[Pair],
+    *,
+    language: str | None = None,
+    lowercase: bool | None = None,
+) -> list[Comparison]:
     """Both models on the same pairs, one comparison for each metric with references.
 
+    Args:
+        language, lowercase: how both are judged; None: as both runs say.
+
     Raises:
-        ConfigError: the models were trained for different tasks.
+        ConfigError: the models were trained for different tasks, or are judged in different ways and nothing is said.
+        DataError: too few pairs, or a source that one of the models does not read.
     """
     if first.config.task != second.config.task:
         raise ConfigError(f"one run was trained to {first.config.task}, the other to {second.config.task}")
     prefixes = [{source.prefix for source in model.config.pairs} for model in (first, second)]
     if prefixes[0] != prefixes[1]:
         raise ConfigError(f"the runs put different words in front of a source: {prefixes[0]} and {prefixes[1]}")
-    texts = [evaluate_pairs(model, pairs).texts for model in (first, second)]
-    references = [[pair.target, *pair.others] for pair in pairs]
-    metrics = _judges(first, pairs, None, first.config.lowercase)
+    languages = {config.language for config in (first.config, second.config)} - {None}
+    if language is None and len(languages) > 1:
+        told = " and ".join(sorted(filter(None, languages)))
+        raise ConfigError(f"the runs give different languages of their targets, {told}: say --language")
+    if lowercase is None and first.config.lowercase != second.config.lowercase:
+        raise ConfigError("one of the runs is judged without case, the other with it: say --lowercase or --case")
+    if len(pairs) < FEWEST:
+        raise DataError(
+            f"expected at least {FEWEST} pairs to compare, got {len(pairs)}: fewer cannot tell chance apart"
+        )
+    if second.neighbours is None:  # the first one looks at all sources before it writes, this one would do so after it
+        for pair in pairs:
+            second.bare().checked(pair.where, pair.source)
+    texts, references = [_texts(model, pairs) for model in (first, second)], _references(pairs)
+    metrics = _judges(first, pairs, language or next(iter(languages), None), lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
 
 
 def baseline_scores(
-    model: PairModel, run: Path, pairs: Sequence[Pair], *, language: str | None = None, lowercase: bool = False
+    model: PairModel, run: Path, pairs: Sequence[Pair], *, language: str | None = None, lowercase: bool | None = None
 ) -> dict[str, list[Score]]:
     """What copying, the first sentence and the nearest training source score on the pairs, by name."""
     metrics = _judges(model, pairs, language, lowercase)
-    sources, references = [pair.source for pair in pairs], [[pair.target, *pair.others] for pair in pairs]
+    framed = [pair.source for pair in pairs]
+    sources = [unframed(source, model.prefixes) for source in framed]
     known, targets = (texts_of(run / "data", side) for side in ("source", "target"))
     texts = {
         "copying the source": copied(sources),
         "its first sentence": leading(sources),
-        "nearest neighbour": nearest(known, targets, sources),
+        "nearest neighbour": nearest(known, targets, framed),
     }
-    return {name: judge(metrics, written, references) for name, written in texts.items()}
+    return {name: judge(metrics, written, _references(pairs)) for name, written in texts.items()}
 
 
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Table:
@@ -126,13 +146,22 @@ def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Ta
             round(one.second.value, 2),
             f"{one.difference:+.2f} ({one.difference_interval.low:+.2f} to {one.difference_interval.high:+.2f})",
             round(one.p, 4),
+            one.first.signature,
         )
         for one in found
     ]
-    return table(["metric", first, second, "difference (95 %)", "p"], rows)
+    return table(["metric", first, second, "difference (95 %)", "p", "computed as"], rows)
 
 
-def _judges(model: PairModel, pairs: Sequence[Pair], language: str | None, lowercase: bool) -> list[Any]:
+def _texts(model: PairModel, pairs: Sequence[Pair], **how: Any) -> list[str]:
+    return [group[0].text for group in model.bare().write([pair.source for pair in pairs], **how)]
+
+
+def _references(pairs: Sequence[Pair]) -> list[list[str]]:
+    return [[pair.target, *pair.others] for pair in pairs]
+
+
+def _judges(model: PairModel, pairs: Sequence[Pair], language: str | None, lowercase: bool | None) -> list[Any]:
     config = model.config
     told = language or config.language or guess_language(pair.target for pair in pairs[:500])
-    return judges(config.task, told, lowercase=lowercase or config.lowercase)
+    return judges(config.task, told, lowercase=config.lowercase if lowercase is None else lowercase)

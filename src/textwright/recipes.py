@@ -77,6 +77,12 @@ def read_recipe(path: Path) -> Recipe:
         DataError: the file is missing or no YAML.
         ConfigError: a key is unknown, or ${TEXTWRIGHT_DATA} stands for nothing.
     """
+    recipe = _read(path)
+    run, hashes = (_filled(part, recipe.needs) for part in (recipe.run, recipe.sha256))
+    return recipe.model_copy(update={"run": run, "sha256": hashes})
+
+
+def _read(path: Path) -> Recipe:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -85,9 +91,7 @@ def read_recipe(path: Path) -> Recipe:
         raise DataError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected the keys about, needs, run and results, got {type(data).__name__}")
-    recipe = Recipe.parse(data, str(path))
-    run, hashes = (_filled(part, recipe.needs) for part in (recipe.run, recipe.sha256))
-    return recipe.model_copy(update={"run": run, "sha256": hashes})
+    return Recipe.parse(data, str(path))
 
 
 def changed(recipe: Recipe) -> list[str]:
@@ -100,12 +104,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def list_recipes(folder: Path) -> list[tuple[str, Recipe]]:
-    """All recipes of a folder by name."""
-    found = []
+def list_recipes(folder: Path) -> tuple[list[tuple[str, Recipe]], list[str]]:
+    """All recipes of a folder by name, and what is wrong with its other YAML files."""
+    found, faults = [], []
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        found.append((path.stem, Recipe.parse(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))))
-    return found
+        try:
+            found.append((path.stem, _read(path)))
+        except (ConfigError, DataError) as error:
+            faults.append(str(error))
+    return found, faults
 
 
 def _filled(value: Any, needs: str) -> Any:

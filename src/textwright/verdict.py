@@ -33,9 +33,12 @@ def verdict(progress: Progress, *, unit: str = "token", comparable: bool = True)
     apart = f"validation loss {last.valid_loss:.3f}"
     apart += f" against {last.train_loss:.3f} on the training text" if comparable else ""
     if last.valid_loss > best.valid_loss * (1 + SMALL):
+        kept = "the best weights are kept"
+        if progress.best_step != best.step:  # the task's score decided
+            kept = f"the weights of step {progress.best_step:,}, which scored best, are kept"
         return (
             f"Over-fitted: the validation loss was best at step {best.step:,} ({best.valid_loss:.3f} nats a {unit}) "
-            f"and has risen by {last.valid_loss - best.valid_loss:.3f} since; the best weights are kept. More text, "
+            f"and has risen by {last.valid_loss - best.valid_loss:.3f} since; {kept}. More text, "
             f"more dropout or a smaller model would help; more time would not."
         )
     gained = before.valid_loss - last.valid_loss

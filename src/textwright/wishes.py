@@ -109,6 +109,7 @@ def _possible(stop: StopStrings, never: Set[int]) -> bool:
 
 def steering(
     tokenizer: Tokenizer,
+    never: Set[int],
     *,
     bias: Mapping[str, float],
     breakers: Sequence[str] | None,
@@ -119,6 +120,7 @@ def steering(
     """What is asked about single tokens.
 
     Args:
+        never: ids that are never written.
         bias: text -> what is added to the logit of its last token where its other tokens stand, with a space in front
             or without.
         breakers: tokens that hold one of these strings let no repetition pass (`dry_multiplier`); None: line ends.
@@ -126,7 +128,7 @@ def steering(
         prefix: ids the text begins with; with `prefix_share`, only more likely so.
 
     Raises:
-        ConfigError: a text is empty, or a share without a prefix or out of range.
+        ConfigError: a text is empty or cannot occur, or a share without a prefix or out of range.
     """
     sequences: dict[tuple[int, ...], float] = {}
     for text, value in bias.items():
@@ -135,6 +137,8 @@ def steering(
         if not value < math.inf:
             raise ConfigError(f"a bias is a number, or -inf, got {value} for {text!r}")
         spellings = [tuple(tokenizer.encode(spelled)) for spelled in (text, " " + text)]
+        if not any(never.isdisjoint(ids) and tokenizer.unknown not in ids for ids in spellings):
+            raise ConfigError(f"bias {text!r} cannot occur: this model never writes all of it")
         if spellings[1][-len(spellings[0]) :] == spellings[0]:  # the space is a token of its own: one would count twice
             del spellings[1]
         sequences |= dict.fromkeys(spellings, float(value))
@@ -161,6 +165,7 @@ def constraint(
     end: int | None,
     never: Set[int],
     *,
+    whole: bool = False,
     choices: Sequence[str],
     words: Sequence[str],
     words_in_order: Sequence[str],
@@ -171,6 +176,7 @@ def constraint(
     """What the text must be; None: anything.
 
     Args:
+        whole: it begins with nothing before it, so that a space some tokenizers begin texts with is not shown.
         choices: exactly one of these strings.
         words, words_in_order: all of them somewhere in it, in any order or in this one.
         regex: it matches this expression from its beginning to its end.
@@ -191,9 +197,11 @@ def constraint(
     if end is None:
         raise ConfigError(f"{given[0]} needs a model whose texts have an end, and this one's have none")
     pieces = [b"" if token in never else piece for token, piece in enumerate(tokenizer.pieces)]
-    first = " " if tokenizer.kind == "word" else ""  # every word brings its space; a text is shown without the first
+    firsts = ["", " "] if whole and tokenizer.drops_space else [""]
+    if tokenizer.kind == "word":
+        firsts = [" "]  # every word brings its space; a text is shown without the first
     if choices:
-        return Choices([first + choice for choice in choices], pieces, end)
+        return Choices([first + choice for first in firsts for choice in choices], pieces, end)
     if words or words_in_order:
         return Words(words or words_in_order, pieces, end, ordered=bool(words_in_order))
     try:
@@ -202,7 +210,9 @@ def constraint(
         raise MissingExtraError(given[0], "grammars") from None
     if json_schema is not None:  # an empty one asks for any document
         return JsonSchema(json_schema, pieces, end)
-    return Regex(f"{first}({regex})", pieces, end) if regex is not None else Lark(grammar or "", pieces, end)
+    return (
+        Regex(f"({'|'.join(firsts)})({regex})", pieces, end) if regex is not None else Lark(grammar or "", pieces, end)
+    )
 
 
 # what `constraint` is asked for, unless told otherwise
@@ -222,4 +232,11 @@ def taken(options: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     """Take the named options out of `options`, with a default for each that is missing; of strings, one stands for a
     list of itself, and never for its letters."""
     found = {name: options.pop(name, default) for name, default in names.items()}
-    return {name: (value,) if name in SEVERAL and isinstance(value, str) else value for name, value in found.items()}
+    return {name: _several(value, names[name]) if name in SEVERAL else value for name, value in found.items()}
+
+
+def _several(value: str | Sequence[str] | None, default: Any) -> Any:
+    """Strings, each of them UTF-8: half a surrogate pair, as arguments in other encodings have, becomes "?"."""
+    if value is None:
+        return default
+    return tuple(text.encode("utf-8", "replace").decode() for text in ((value,) if isinstance(value, str) else value))

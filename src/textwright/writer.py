@@ -200,6 +200,8 @@ class TextModel:
     def guided(self, prompt: str, scale: float, negative: str = "") -> TextModel:
         """This model for texts that go on from this prompt, whose influence is exaggerated; away from `negative`."""
         other = self.tokenizer.encode(negative)
+        if not other and len(self.prompt_ids(prompt)) <= len(self.generation.start):
+            raise ConfigError("guidance exaggerates what a prompt changes, and there is none: give a prompt")
         ids = (*self.generation.start, *other) if other else ()
         return self._with(Guided(self.network, scale, prompt=len(self.prompt_ids(prompt)), negative=ids))
 
@@ -337,6 +339,9 @@ class TextModel:
         whole = constraint(self.tokenizer, self.generation.end, never, **free)
         if whole is None:
             ids_that_end = (*self.generation.also_end, *ids_that_end)
+        steered_by = steering(self.tokenizer, never, **words) if steered(how, words) else PLAIN
+        if whole is None and min_new_tokens:
+            steered_by = replace(steered_by, late=self.generation.also_end)
         request = Request(
             ids,
             how.sampling,
@@ -346,7 +351,7 @@ class TextModel:
             stop_strings(self.tokenizer, stop, "stop", never, ids_that_end),
             avoid=stop_strings(self.tokenizer, avoid, "avoid", never),
             constraint=whole,
-            steering=steering(self.tokenizer, **words) if steered(how, words) else PLAIN,
+            steering=steered_by,
             top_logprobs=options.get("top_logprobs", 0),
             max_seconds=options.get("max_seconds"),
         )
@@ -375,7 +380,9 @@ class TextModel:
             self._text(request, result, stop, request.seed) for request, (result,) in zip(requests, found, strict=True)
         ]
         groups = [texts[start : start + how.samples] for start in range(0, len(texts), how.samples)]
-        return [group[least_risk([text.text for text in group], alike)] for group in groups]
+        best = [group[least_risk([text.text for text in group], alike)] for group in groups]
+        # Its seed is that of the first sample, which repeats them all.
+        return [replace(text, seed=group[0].seed) for text, group in zip(best, groups, strict=True)]
 
     def _text(self, request: Request, result: Result, stop: Sequence[str], seed: int | None) -> Text:
         stream, last = TextStream(self.tokenizer, request, stop), len(result.tokens) - 1
@@ -408,7 +415,7 @@ class TextStream:
         self._tokens.append(token)
         self._logprobs.append(logprob)
         self._tops.append(top)
-        ended = finish == "stop" and token in self._ends
+        ended = finish == "end" or (finish == "stop" and token in self._ends)
         text = self._held + ("" if ended else self._detokenizer.feed(token))
         if finish is None:
             kept = self._unsure(text)

@@ -212,6 +212,26 @@ def test_coverage_is_what_the_paper_says(family: str) -> None:
     assert [result.tokens for result in plain] != [result.tokens for result in found]
 
 
+@pytest.mark.parametrize("family", ["seq2seq", "encdec"])
+def test_coverage_asks_for_the_text_of_a_source_alone(family: str) -> None:
+    """What stands behind it need not be looked at: a rank is the same whether coverage is asked of nothing, or not at
+    all."""
+    config = (
+        Seq2SeqConfig(vocab=VOCAB, width=12, layers=1)
+        if family == "seq2seq"
+        else EncoderDecoderConfig(vocab=VOCAB, width=16, layers=2, heads=2, window=16, source_window=16)
+    )
+    model = wide(config.build())
+
+    def found(beam: Beam, **more: int) -> list[tuple[int, ...]]:
+        request = Request((1,), max_new_tokens=3, source=(1, 4, 2, 3), **more)
+        return [result.tokens for result in beam_search(model, [request], END, beam)[0]]
+
+    plain, covered = Beam(beams=VOCAB**3), Beam(beams=VOCAB**3, coverage=1.5)
+    assert found(covered, source_text=0) == found(plain)
+    assert found(covered, source_text=4) == found(covered) != found(plain)
+
+
 def test_coverage_needs_something_to_look_at() -> None:
     with pytest.raises(ConfigError, match="this model reads none"):
         beam_search(gru(), [Request((1,), max_new_tokens=3)], END, Beam(coverage=1.0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from textwright.decoding import Beam, Engine, Request, Sampling, StopStrings, beam_search, collect, generate
+from textwright.decoding import Beam, Engine, Request, Sampling, Steering, StopStrings, beam_search, collect, generate
 from textwright.decoding.stops import StopTables
 from textwright.errors import ConfigError, TextwrightError
 from textwright.models import GRUConfig, LanguageModel, TransformerConfig
@@ -60,6 +60,18 @@ def test_stop_string_across_tokens() -> None:
     # 2 3 4 is "b" "ab" "c": "bc" lies in the second and third token
     result = write(max_new_tokens=50, stop=StopStrings([b"bc"], PIECES))
     assert (result.tokens, result.finish) == ((2, 3, 4), "stop")
+
+
+def test_no_further_end_before_the_minimum() -> None:
+    """An end that the model has beside its own ends the text as a stop does, and is held back as its own is."""
+    wishes = {"stop": StopStrings([], PIECES, (5,)), "steering": Steering(late=(5,))}
+    result = write(max_new_tokens=12, min_new_tokens=6, **wishes)
+    assert 5 not in result.tokens[:6]
+    assert (write(max_new_tokens=12, min_new_tokens=3, **wishes).tokens) == (2, 3, 4, 5)
+    early = Request((1,), GREEDY, max_new_tokens=12, min_new_tokens=6, **wishes)
+    plain = Request((1,), GREEDY, max_new_tokens=12, stop=wishes["stop"])
+    held, free = collect(generate(Cycle(), [early, plain], None))  # in one batch
+    assert (held.tokens, free.tokens) == (result.tokens, (2, 3, 4, 5))
 
 
 def test_a_stop_string_before_the_minimum_does_not_end_later() -> None:

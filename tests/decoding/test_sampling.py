@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textwright.decoding.sampling import draw
+from textwright.decoding import Request, Sampling
+from textwright.decoding.processors import active
+from textwright.decoding.rows import begin_rows
+from textwright.decoding.rules import Rules
+from textwright.decoding.sampling import choose_token, draw
 from textwright.noise import below, mix, permuted, uniform
 
 
@@ -26,6 +31,16 @@ def test_draws_follow_the_softmax() -> None:
     possible = probability > 0
     # 5 degrees of freedom: 20.5 is passed once in a thousand, and this draw is always the same one
     assert chi_square(counts[possible], probability[possible] * draws) < 20.5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-7, 1e-6, 1e-5])
+def test_almost_no_temperature_is_almost_greedy(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature)
+    requests = [Request((1,), sampling, seed) for seed in range(40)]
+    rows = begin_rows(requests, 0, torch.device("cpu"))
+    logits = torch.tensor([[0.0, 1.0, 1.1, 0.9]]).expand(40, -1)
+    tokens, _ = choose_token(logits, rows, active(rows, Rules(4, torch.device("cpu")), None))
+    assert tokens.tolist() == [2] * 40
 
 
 def test_uniform_is_uniform_over_seeds_and_over_positions() -> None:

@@ -152,7 +152,7 @@ def test_a_bias_moves_the_text(run: Run, trained: dict[str, Path]) -> None:
     words = {"breakers": None, "exempt": ()}
     fox, with_space = model.tokenizer.encode("fox"), model.tokenizer.encode(" fox")
     assert with_space[1:] == fox  # so the value would be added twice behind a space
-    assert steering(model.tokenizer, bias={"fox": 2.0}, **words).sequences == ((tuple(fox), 2.0),)
+    assert steering(model.tokenizer, frozenset(), bias={"fox": 2.0}, **words).sequences == ((tuple(fox), 2.0),)
     run("generate", trained["lstm"], "--bias", " =3").fails("a bias needs a text")
 
 
@@ -262,7 +262,7 @@ def test_a_loop_ends_and_says_so(run: Run, trained: dict[str, Path]) -> None:
         (("--set", "bias=2"), ("--set: bias",)),
         (("--json", "--set", "top_logprobs=many"), ("top_logprobs", "got 'many'")),
         (("--set", "seed=abc"), ("seed", "got 'abc'")),
-        (("--set", "avoid=5"), ("avoid",)),
+        (("--set", "avoid=5"), ("--set: avoid: input should be a valid string or input should be", ", got 5")),
         (("--set", "words=5"), ("words",)),
         (("--set", "json_schema=x"), ("json_schema",)),
         (("--set", "top_logprobs=3"), ("add --json",)),

@@ -20,6 +20,7 @@ from textwright.interop.sentencepiece_file import marian_tokenizers, read_senten
 from textwright.opening import load_pairs
 from textwright.text.pairs import PairSource
 from textwright.text.tokenizers import Tokenizer
+from textwright.wishes import FREE, constraint
 
 sentencepiece = pytest.importorskip("sentencepiece")
 SIDES = {
@@ -55,6 +56,22 @@ def read(folder: Path) -> tuple[Tokenizer, Tokenizer]:
 @pytest.fixture(scope="module")
 def processors(folder: Path) -> list[sentencepiece.SentencePieceProcessor]:
     return [sentencepiece.SentencePieceProcessor(str(folder / f"{side}.spm")) for side in SIDES]
+
+
+def test_a_choice_is_spelled_as_texts_are(read: tuple[Tokenizer, Tokenizer]) -> None:
+    """Their first piece brings a space that is not shown: it may stand where a text begins, and nowhere else."""
+    target = read[1]
+    ids = target.encode("The cat")
+    assert target.pieces[ids[0]].startswith(b" ")
+    for wish in ({"choices": ["The cat"]}, {"regex": "The (cat|dog)"}):
+        for whole in (True, False):
+            rule = constraint(target, target.end, frozenset(), whole=whole, **{**FREE, **wish})
+            assert rule is not None
+            state, fits = rule.start, True
+            for place, token in enumerate(ids):
+                fits = fits and bool(rule.within(state, 20 - place)[token])
+                state = rule.move(state, token) if fits else state
+            assert (fits and rule.complete(state)) == whole
 
 
 def test_a_name_on_the_hub_brings_them(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +181,9 @@ def test_a_model_with_such_files(folder: Path, tmp_path: Path) -> None:
         (mine,) = ours.write([text], strategy="greedy", max_new_tokens=12)[0]
         assert list(mine.tokens) == want.tolist()
         assert mine.text == reader.decode(want, skip_special_tokens=True)
+    for wish in ({"choices": ["The cat"]}, {"regex": "The (cat|dog)"}):
+        ((text,),) = ours.write(["Die Katze saß."], **wish)
+        assert text.text in ("The cat", "The dog")
     table = tmp_path / "pairs.tsv"
     table.write_text("".join(f"Die Katze saß {number}\tThe cat sat {number}\n" for number in range(60)))
     tuned = finetune_pairs(tmp_path / "run", PairSource(path=str(table)), steps=2, out=tmp_path / "tuned")

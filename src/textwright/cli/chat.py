@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ def chat(
 ) -> None:
     """Talk, line by line; an empty line or the end of the input ends the conversation."""
     from textwright.cli.sources import tell
-    from textwright.errors import ConfigError
+    from textwright.errors import ConfigError, DataError
     from textwright.opening import as_pairs
     from textwright.wishes import check_reply
     from textwright.writer import TextModel
@@ -42,29 +41,35 @@ def chat(
     model = opened if isinstance(opened, TextModel) and opened.template else as_pairs(opened, run, "chat")
     if isinstance(model, TextModel):
         told: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
-    elif system is not None or max_new_tokens is not None:
-        raise ConfigError(f"{run} was trained on dialogues alone: leave out --system and --max-new-tokens")
+    elif system is not None:
+        raise ConfigError(f"{run} was trained on dialogues alone: leave out --system")
     else:
-        told, preset = {}, preset or "chat"
+        told, preset = {"max_new_tokens": max_new_tokens}, preset or "chat"
     ways.tell_preset(preset, model.tokenizer)
     options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p, seed=seed)
     options = ways.joined(options, {"strategy": strategy, "preset": preset, **told})
     seed = options.pop("seed", None)
-    drawn = strategy in (None, "sample") and preset != "translate" and seed is None
-    if drawn:
-        seed = secrets.randbelow(2**31)
+    drawn = ways.luck(seed, options, "sample", model.tokenizer)
+    seed = seed if drawn is None else drawn
     check_reply(options)
     turns: list[str] = []
     for line in _said():
         turns.append(line)
-        parts = _reply(model, turns, {**options, "seed": None if seed is None else seed + len(turns)})
+        try:
+            parts = _reply(model, turns, {**options, "seed": None if seed is None else seed + len(turns)})
+        except DataError as error:  # too long to read, for one
+            if len(turns) == 1:  # nothing was said before that could be lost
+                raise
+            tell(f"{error}. It was not said")
+            del turns[-1]
+            continue
         turns.append("")
         for part in parts:
             turns[-1] += part
             typer.echo(part, nl=False)
         typer.echo()
-    if drawn:
-        tell(f"seed {seed}: add --seed {seed} to get the same again")
+    if drawn is not None:
+        ways.tell_seed(drawn)
 
 
 def _reply(model: TextModel | PairModel, turns: list[str], options: dict[str, Any]) -> Iterator[str]:

@@ -16,18 +16,25 @@ def compare(
     pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
     data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
     prefix: ways.Prefix = None,
+    language: ways.Language = None,
+    lowercase: ways.Lowercase = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
 ) -> None:
     """Compare two runs by paired bootstrap resampling (Koehn 2004): is the difference more than chance?"""
     import json as jsons
 
     from textwright.cli.evaluate import read_test
+    from textwright.errors import ConfigError
     from textwright.opening import load_pairs
     from textwright.pair_scores import compare_pairs, comparison_table
 
     models = load_pairs(first), load_pairs(second)
+    if (language is not None or lowercase is not None) and models[0].config.task != "translate":
+        raise ConfigError(
+            f"{first} was trained to {models[0].config.task}: --language and --lowercase are for translations"
+        )
     tested = read_test(models[0], first, data, pairs, None, prefix)
-    found = compare_pairs(*models, tested)
+    found = compare_pairs(*models, tested, language=language, lowercase=lowercase)
     if json:
         typer.echo(jsons.dumps([one.dump() for one in found], ensure_ascii=False, indent=2))
         return

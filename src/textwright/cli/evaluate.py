@@ -39,8 +39,8 @@ def evaluate(
     ] = False,
     beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
-    language: Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")] = None,
-    lowercase: Annotated[bool, typer.Option("--lowercase", help="Compare translations without case.")] = False,
+    language: ways.Language = None,
+    lowercase: ways.Lowercase = None,
     outputs: Annotated[
         Path | None, typer.Option(help="Write the texts into this file, a line for each source that is judged.")
     ] = None,
@@ -73,7 +73,7 @@ def evaluate(
             "--beams": beams,
             "--length-penalty": length_penalty,
         }
-        options |= {"--language": language, "--lowercase": lowercase or None, "--outputs": outputs}
+        options |= {"--language": language, "--lowercase/--case": lowercase, "--outputs": outputs}
         options |= {"--baselines": baselines or None, "--with": with_}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
@@ -98,8 +98,12 @@ def evaluate(
     if given := [name for name, value in texts.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
     model = ways.voting(model, load_pairs, with_)
-    if (language is not None or lowercase) and model.config.task != "translate":
+    if (language is not None or lowercase is not None) and model.config.task != "translate":
         raise ConfigError(f"{run} was trained to {model.config.task}: --language and --lowercase are for translations")
+    if outputs is not None:
+        from textwright.cli.sources import check_folder
+
+        check_folder(outputs, "--outputs")
     chosen = read_test(model, run, data, pairs, fields, prefix)
     _pairs(model, run, chosen, (beams, length_penalty), (language, lowercase), outputs, baselines, json)
 
@@ -216,12 +220,16 @@ def read_test(
             f"{run} was imported and has no pairs of its own: give --pairs SOURCES TARGETS, or --data FILE"
         )
     if data is None and pairs is None:
-        return _items(model, raw_pairs(run / "data" / "test") or raw_pairs(run / "data" / "valid"))
+        held = raw_pairs(run / "data" / "test")
+        if not held:
+            tell("the run has no test pairs: these are its validation pairs, which chose the weights that are kept")
+        return _items(model, held or raw_pairs(run / "data" / "valid"))
     if pairs is not None:
         asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
     else:
         trained = model.config.pairs[0]
-        asked = {"path": data, "fields": fields or trained.fields, "turns": trained.turns}
+        kind = "auto" if fields is not None or trained.kind == "lines" else trained.kind
+        asked = {"path": data, "kind": kind, "fields": fields or trained.fields, "turns": trained.turns}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
     found = list(read_pairs(source.model_copy(update={"prefix": model.task_prefix(prefix)})))
     real = [pair for pair in found if pair.source.strip() and pair.target.strip()]
@@ -251,7 +259,7 @@ def _pairs(
     run: Path,
     pairs: list[Pair],
     search: tuple[int | None, float | None],
-    compared: tuple[str | None, bool],
+    compared: tuple[str | None, bool | None],
     outputs: Path | None,
     baselines: bool,
     json: bool,

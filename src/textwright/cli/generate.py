@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsons
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,9 +97,9 @@ def generate(
     model = _company(model, prompt, with_, fuse, guidance, negative, dola)
     if draft is not None:
         options["draft"] = load_writer(draft)
-    drawn = seed is None and _draws(strategy, preset, model)
-    if drawn:
-        seed = secrets.randbelow(2**31)
+    drawn = ways.luck(seed, options, "sample", model.tokenizer)
+    seed = seed if drawn is None else drawn
+    read = {"prompt_logprobs": [list(pair) for pair in model.logprobs(prompt)]} if prompt_logprobs else {}
     if stream:
         chunks = model.stream(prompt, seed=seed, **options)
         _unread(model, prompt)
@@ -113,14 +112,14 @@ def generate(
         texts = model.generate(prompt, seed=seed, **options)
         _unread(model, prompt)
         if json:
-            typer.echo(jsons.dumps(_document(model, prompt, texts, prompt_logprobs), ensure_ascii=False))
+            typer.echo(jsons.dumps({"prompt": prompt, **read, "outputs": [*map(_record, texts)]}, ensure_ascii=False))
             return
         for number, text in enumerate(texts, 1):
             if n > 1 or len(texts) > 1:
                 typer.echo(f"--- {number} (log-probability {text.logprob:.2f}, ended by {text.finish_reason}) ---")
             typer.echo(prompt + text.text)
-    if drawn:
-        _tell(f"seed {seed}: add --seed {seed} to get the same again")
+    if drawn is not None:
+        ways.tell_seed(drawn)
 
 
 def _company(
@@ -143,17 +142,6 @@ def _company(
     if guidance is not None:
         model = model.guided(prompt, guidance, negative or "")
     return ways.voting(model, load_writer, with_, fuse)
-
-
-def _draws(strategy: str | None, preset: str | None, model: TextModel) -> bool:
-    from textwright.presets import preset as chosen
-
-    return (strategy or (chosen(preset, model.tokenizer)[0] if preset else "sample")) in ("sample", "mbr")
-
-
-def _document(model: TextModel, prompt: str, texts: Sequence[Text], with_prompt: bool) -> dict[str, Any]:
-    prompts = {"prompt_logprobs": [list(pair) for pair in model.logprobs(prompt)]} if with_prompt else {}
-    return {"prompt": prompt, **prompts, "outputs": [_record(text) for text in texts]}
 
 
 def _record(text: Text) -> dict[str, Any]:
@@ -179,7 +167,7 @@ def _unseen(model: TextModel, prompt: str) -> None:
 
 def _unread(model: TextModel, prompt: str) -> None:
     """One line for what does not fit; most ways of writing refuse such a prompt."""
-    window, length = model.model.window, len(model.prompt_ids(prompt))
+    window, length = model.network.window, len(model.prompt_ids(prompt))
     if window is not None and length > window:
         _tell(f"the prompt has {length} tokens, the model sees {window}: only the last {window} are read")
 

@@ -23,7 +23,9 @@ def recipes(
 
     if folder == Path("list") and not folder.exists():
         folder = Path("recipes")
-    found = list_recipes(folder)
+    found, faults = list_recipes(folder)
+    for fault in faults:
+        typer.echo(f"textwright: left out: {fault.splitlines()[0]}", err=True)
     if not found:
         raise DataError(f"{folder} holds no recipes: expected .yaml files, as in the repository's folder recipes/")
     if json:

@@ -82,6 +82,8 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
 
     if printing.picture is not None and printing.picture.suffix.lower() not in (".svg", ".png"):
         raise ConfigError(f"--picture {printing.picture}: expected a file that ends with .svg or .png")
+    if printing.picture is not None:
+        check_folder(printing.picture, "--picture")
     real = [place for place, (text, _) in enumerate(sources) if text.strip()]
     if not real:
         raise DataError(f"{sources[0][1] if sources else 'the input'} is empty: there is nothing to write from")
@@ -97,6 +99,16 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
     lines = records(sources, groups) if printing.json else plain(groups, printing)
     for line in lines:
         typer.echo(line)
+
+
+def check_folder(file: Path, option: str) -> None:
+    """Raise ConfigError where a file that is written at the end could not be."""
+    from textwright.errors import ConfigError
+
+    if not file.parent.is_dir():
+        raise ConfigError(f"{option} {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise ConfigError(f"{option} {file} is a folder: name a file in it")
 
 
 def records(sources: Sequence[tuple[str, str]], groups: Sequence[list[Written]]) -> Iterator[str]:

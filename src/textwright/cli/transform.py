@@ -93,7 +93,12 @@ def transform(
     if draft is not None:
         options["draft"] = load_pairs(draft)
     read = sources.read(model, text, input, whole=whole)
+    drawn = ways.luck(options.get("seed"), options, "beam", model.tokenizer)
+    if drawn is not None:
+        options["seed"] = drawn
     sources.write(model, run, read, sources.Printing(scores, alignments, picture, json), **options)
+    if drawn is not None and not json:  # which has it beside each text
+        ways.tell_seed(drawn)
 
 
 def _company(

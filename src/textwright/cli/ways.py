@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -43,6 +45,11 @@ Bias = Annotated[
 Prefix = Annotated[
     str | None,
     typer.Option(help="Of a model that was trained for several tasks: which one, by what stands in front of sources."),
+]
+Language = Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")]
+Lowercase = Annotated[
+    bool | None,
+    typer.Option("--lowercase/--case", help="Compare translations without case, or with it; by default as trained."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Repeats a sample; otherwise one is drawn.", rich_help_panel=PANEL)]
 Temperature = Annotated[float | None, typer.Option(help="Below 1 safer, above 1 wilder.", rich_help_panel=PANEL)]
@@ -249,16 +256,32 @@ def demands(
 
 
 def weighted(assignment: str, option: str, example: str) -> tuple[str, float]:
-    """NAME=NUMBER."""
+    """NAME=NUMBER, of any size, but a number."""
     from textwright.errors import ConfigError
 
     name, _, number = assignment.rpartition("=")
     try:
-        if name:
-            return name, float(number)
+        if name and not math.isnan(value := float(number)):
+            return name, value
     except ValueError:
         pass
     raise ConfigError(f"{option} expects NAME=NUMBER, got {assignment!r}: {option} {example}")
+
+
+def luck(seed: int | None, options: Mapping[str, Any], usual: str, tokenizer: Tokenizer) -> int | None:
+    """A seed where chance has a part in the texts and none was given; `usual` is the strategy where nothing is said."""
+    from textwright.presets import preset
+
+    named = preset(options["preset"], tokenizer)[0] if options.get("preset") else usual
+    strategy = options.get("strategy") or named
+    if seed is not None or not (strategy in ("sample", "mbr") or (strategy == "beam" and options.get("draw"))):
+        return None
+    return secrets.randbelow(2**31)
+
+
+def tell_seed(seed: int) -> None:
+    """How to get the same again, to standard error."""
+    typer.echo(f"textwright: seed {seed}: add --seed {seed} to get the same again", err=True)
 
 
 def tell_preset(name: str | None, tokenizer: Tokenizer) -> None:

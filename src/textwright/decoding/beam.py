@@ -327,14 +327,14 @@ class _Search:
             return [0.0] * len(children.lengths)
         assert isinstance(self.model, EncoderDecoder)
         source = Source(children.source, children.source_lengths)
-        looked = self.model.attention(children.tokens[:, : int(children.lengths.max())], children.lengths, source)
+        read = children.lengths - 1  # step t chooses token t + 1, so the last token of a text looks at nothing
+        looked = self.model.attention(children.tokens[:, : int(read.max())], read, source)
         if looked is None:
             raise ConfigError("this model has no attention, so its coverage is not known: leave out coverage")
-        # Step t chooses token t + 1, so the last token of a text looks at nothing.
         step = torch.arange(looked.shape[1], device=looked.device)
-        chooses = (step >= children.prompts[:, None] - 1) & (step < children.lengths[:, None] - 1)
+        chooses = (step >= children.prompts[:, None] - 1) & (step < read[:, None])
         seen = (looked.float() * chooses[..., None]).sum(1).clamp(min=1e-6, max=1.0).log()
-        inside = torch.arange(looked.shape[2], device=looked.device) < children.source_lengths[:, None]
+        inside = torch.arange(looked.shape[2], device=looked.device) < children.source_texts[:, None]
         values: list[float] = (self.beam.coverage * (seen * inside).sum(1)).tolist()
         return values
 

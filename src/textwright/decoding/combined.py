@@ -3,6 +3,7 @@ strategy, option and check works on it as on any other."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class Ensemble(Wrapped):
             raise ConfigError(f"models that vote need one vocabulary, got {', '.join(map(str, sorted(sizes)))} tokens")
         if len(weights) != len(models):
             raise ConfigError(f"expected a weight for each of {len(models)} models, got {len(weights)}")
+        if not all(map(math.isfinite, weights)):
+            raise ConfigError(f"a vote is a number, got {', '.join(f'{weight:g}' for weight in weights)}")
         if average == "probabilities" and (min(weights) < 0 or abs(sum(weights) - 1) > 1e-6):
             shown = ", ".join(f"{weight:g}" for weight in weights)
             raise ConfigError(
@@ -192,6 +195,8 @@ class Guided(Wrapped):
         super().__init__([model])
         self.model, self.scale, self.prompt, self.negative = model, scale, prompt, tuple(negative)
         self.slides = False  # read again, a text would no longer begin with its prompt
+        if not math.isfinite(scale):
+            raise ConfigError(f"guidance is a number, got {scale}: --guidance 1.5")
         if model.has_source and not negative:
             raise ConfigError("guidance of a model with a source needs a source to lead away from")
         if self.window is not None and not model.has_source:

@@ -103,7 +103,7 @@ def no_repeat_source_ngram(exempt: Tensor) -> Processor:
     """Ban tokens that would complete an n-gram of the source; for models whose source has the same ids."""
 
     def process(logits: Tensor, rows: Rows) -> Tensor:
-        return _without(logits, rows, "no_repeat_source_ngram", rows.source, rows.source_lengths, exempt)
+        return _without(logits, rows, "no_repeat_source_ngram", rows.source, rows.source_texts, exempt)
 
     return process
 

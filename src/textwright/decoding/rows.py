@@ -18,6 +18,7 @@ from textwright.errors import ConfigError
 from textwright.models.state import State
 
 BANNED = float("-inf")
+COLD = 1e-6  # temperatures below are 0: float32 cannot divide by less without overflow
 COLUMNS = {name: place for place, name in enumerate(Sampling.model_fields)}
 
 
@@ -33,6 +34,8 @@ class Request:
         min_new_tokens: no end and no stop before so many.
         stop: strings that end the text; None: only the end token and the length do.
         source: token ids an encoder-decoder reads, at least one; None for models that go on from the prompt alone.
+        source_text: so many of them, from the beginning, are its text; behind them stand its end and what else is read
+            beside it. None: all.
         avoid: strings that are never written, however they are cut into tokens; None: there are none.
         constraint: what the text must be; None: anything.
         steering: tokens and sequences that are favoured, forbidden, forced or exempt.
@@ -47,6 +50,7 @@ class Request:
     min_new_tokens: int = 0
     stop: StopStrings | None = None
     source: tuple[int, ...] | None = None
+    source_text: int | None = None
     avoid: StopStrings | None = None
     constraint: Constraint | None = None
     steering: Steering = PLAIN
@@ -94,7 +98,8 @@ class Rows(State):
         surprise: (R,) float64, mirostat's μ in bits.
         limits: (R, 2) minimum and maximum of new tokens.
         sampling: (R, settings) float64, the fields of `Sampling` in their order.
-        source: (R, places) ids of the source, (R, 0) where there is none; `source_lengths` (R,) of them are real.
+        source: (R, places) ids of the source, (R, 0) where there is none; `source_lengths` (R,) of them are real, and
+            of these `source_texts` (R,) are its text.
     """
 
     tokens: Tensor
@@ -115,6 +120,7 @@ class Rows(State):
     sampling: Tensor
     source: Tensor
     source_lengths: Tensor
+    source_texts: Tensor
 
     @property
     def written(self) -> Tensor:
@@ -161,6 +167,7 @@ def begin_rows(requests: Sequence[Request], first: int, device: torch.device) ->
         sampling=torch.tensor(settings, dtype=torch.float64, device=device),
         source=_padded(sources, device),
         source_lengths=column([len(source) for source in sources]),
+        source_texts=column([len(r.source or ()) if r.source_text is None else r.source_text for r in requests]),
     )
 
 

@@ -67,6 +67,8 @@ class Rules:
         if bool(rows.constraint.any()):
             wanted.append(self._constrain)
         if bool(rows.steering.any()):
+            if bool(self.steering.tables.late.any()):
+                wanted.append(self._hold_back)
             if bool(self.steering.biases.any()):
                 wanted.append(self._bias)
             if bool(self.steering.tables.shares.any()):
@@ -104,6 +106,11 @@ class Rules:
     def _avoid(self, logits: Tensor, rows: Rows) -> Tensor:
         """Forbid tokens that would complete a string to avoid."""
         return logits.masked_fill(self.avoided.accepts(rows.avoided), BANNED)
+
+    def _hold_back(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Forbid further ends until a row has its minimum of new tokens."""
+        early = rows.written < rows.limits[:, 0]
+        return logits.masked_fill(self.steering.tables.late[rows.steering] & early[:, None], BANNED)
 
     def _bias(self, logits: Tensor, rows: Rows) -> Tensor:
         return logits + self.steering.biases[rows.steered]

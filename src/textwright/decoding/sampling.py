@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from textwright.decoding.largest import first_largest
-from textwright.decoding.rows import BANNED, Processor, Rows
+from textwright.decoding.rows import BANNED, COLD, Processor, Rows
 from textwright.errors import TextwrightError
 from textwright.noise import uniform
 
 BLOCK = 64  # tokens whose probabilities are summed first
-COLD = 1e-6  # temperatures below are 0: float32 cannot divide by less without overflow
 
 
 def choose_token(logits: Tensor, rows: Rows, processors: Sequence[Processor]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ class Steering:
         forced: (place, id) pairs: the token to write at this place, counted from 0 after the prompt.
         breakers: ids over which no repetition is followed (`dry_multiplier`).
         exempt: ids whose n-grams may repeat (`no_repeat_ngram`).
+        late: ids that are not written before the minimum of new tokens: further ends, beside the model's own.
         prefix: a text that is made likelier, as long as it was followed so far.
         prefix_share: the probability that is given to the prefix's next token, beside what it has.
     """
@@ -33,6 +34,7 @@ class Steering:
     forced: tuple[tuple[int, int], ...] = ()
     breakers: tuple[int, ...] = ()
     exempt: tuple[int, ...] = ()
+    late: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
     prefix_share: float = 0.0
 
@@ -56,7 +58,7 @@ class Steering:
         for ids, _ in self.sequences:
             yield from ids
         yield from (token for _, token in self.forced)
-        for ids in (self.breakers, self.exempt, self.prefix):
+        for ids in (self.breakers, self.exempt, self.late, self.prefix):
             yield from ids
 
 
@@ -64,11 +66,12 @@ PLAIN = Steering()
 
 
 class Tables(NamedTuple):
-    """What steerings wish, one row each: breakers and exempt (sets, vocab) bool, forced and prefixes (sets, places)
-    with -1 where nothing is asked, and shares (sets,)."""
+    """What steerings wish, one row each: breakers, exempt and late (sets, vocab) bool, forced and prefixes (sets,
+    places) with -1 where nothing is asked, and shares (sets,)."""
 
     breakers: Tensor
     exempt: Tensor
+    late: Tensor
     forced: Tensor
     prefixes: Tensor
     shares: Tensor
@@ -118,6 +121,7 @@ class SteeringTables:
             self._tables = Tables(
                 self._sets([one.breakers for one in every]),
                 self._sets([one.exempt for one in every]),
+                self._sets([one.late for one in every]),
                 self._rows(places),
                 self._rows([one.prefix for one in every]),
                 torch.tensor([one.prefix_share for one in every], device=self.device),

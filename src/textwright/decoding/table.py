@@ -33,7 +33,7 @@ ABOUT = {
     "draft_length": "tokens to guess at a time",
 }
 NEEDS = {
-    "no_repeat_source_ngram": "a source",
+    "no_repeat_source_ngram": "a source, one vocabulary",
     "coverage": "a source, attention",
     "end_growth": "an end token",
     "end_growth_after": "an end token",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textwright.decoding.combined import NEVER
 from textwright.decoding.largest import largest
-from textwright.decoding.rows import BANNED, Rows
+from textwright.decoding.rows import BANNED, COLD, Rows
 from textwright.noise import mix, uniform
 
 HEADS = (128, 2048)  # so many tokens are tried for the mass top_p asks for, before all are sorted
@@ -32,7 +32,7 @@ def temperature(logits: Tensor, rows: Rows) -> Tensor:
         share = (entropy(logits) / (logits > BANNED).sum(-1, keepdim=True).log().clamp(min=1e-6)).clamp(0, 1)
         moved = low + (high - low) * share ** rows.setting("dynamic_exponent").float()
         value = torch.where((spread > 0) & (value > 0), moved, value)
-    return logits / torch.where(value > 1e-6, value, 1.0)
+    return logits / torch.where(rows.setting("temperature") < COLD, 1.0, value)
 
 
 def top_k(logits: Tensor, rows: Rows) -> Tensor:

@@ -34,7 +34,7 @@ class Step(nn.Module):
         self.model = model
 
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        x, after = self.model.embed(token), []
+        x, after = self.model.embed(token)[..., : self.model.config.read], []
         for layer, cell in enumerate(self.model.cells):
             assert isinstance(cell, nn.RNNBase)
             after.append(step(cell, x, tuple(leaf[:, layer] for leaf in state)))

@@ -105,7 +105,9 @@ class AttentionLM(PretrainedLM):
             self._shapes = [tuple(leaf.shape) for leaf in (*keys, *values)]
         empty = [self.embed.weight.new_zeros(rows, groups, 0, width) for _, groups, _, width in self._shapes]
         half = len(empty) // 2
-        return KeyValueState(tuple(empty[:half]), tuple(empty[half:]), torch.zeros(rows, dtype=torch.long))
+        return KeyValueState(
+            tuple(empty[:half]), tuple(empty[half:]), torch.zeros(rows, dtype=torch.long, device=self.device)
+        )
 
     @torch.no_grad()
     def _probe(self) -> Any:

@@ -41,11 +41,15 @@ def quantize(model: nn.Module, kind: Kind) -> None:
     Recurrent encoders, which read a source once, stay as they are.
     """
     model.float().eval().requires_grad_(False)
+    packed: dict[nn.Module, nn.Module] = {}  # a model that reads a prompt first has the head of the one in it
     for path, parent in list(model.named_modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, nn.Linear) and layer.out_features >= FEW:
-                setattr(parent, name, linear(kind, layer.weight, layer.bias))
-            elif isinstance(layer, nn.RNNBase) and path == "cells":
+            if layer in packed:
+                setattr(parent, name, packed[layer])
+            elif isinstance(layer, nn.Linear) and layer.out_features >= FEW:
+                packed[layer] = linear(kind, layer.weight, layer.bias)
+                setattr(parent, name, packed[layer])
+            elif isinstance(layer, nn.RNNBase) and path in ("cells", "model.cells"):
                 setattr(parent, name, QuantizedCell(layer, kind))
 
 

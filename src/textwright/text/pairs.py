@@ -7,7 +7,7 @@ into a source here, in one place for training (`read_pairs`) and for use (`read_
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,12 @@ def read_pairs(*sources: PairSource) -> Iterator[Pair]:
                 yield pair._replace(source=_framed(source, pair.source))
         if blank:
             raise DataError(f"{source.path} holds no pairs: it is empty, or one side of every pair is")
+
+
+def unframed(source: str, prefixes: Iterable[str]) -> str:
+    """A source as somebody wrote it, without the prefix that it begins with."""
+    begun = [prefix for prefix in prefixes if source.startswith(prefix)]
+    return source.removeprefix(max(begun, key=len, default=""))
 
 
 def read_sources(path: str, trained: PairSource, encoding: str | None = None) -> Iterator[Source]:

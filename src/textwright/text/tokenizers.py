@@ -167,6 +167,7 @@ class Tokenizer:
 
     def encode_marked(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are spelled out and meant."""
+        text = text.encode("utf-8", "replace").decode()
         if self._own_end is not None:
             parts = text.split(self._own_end)
             return [id for part in parts for id in (*self.encode(part), self.end)][:-1]
@@ -200,6 +201,11 @@ class Tokenizer:
         if self._stripped == "line":
             data = data.replace(b"\n ", b"\n")
         return (data.removeprefix(b" ") if self._stripped else data).decode("utf-8", "replace")
+
+    @property
+    def drops_space(self) -> bool:
+        """A space at the beginning of a text is not shown."""
+        return bool(self._stripped)
 
     def surfaces(self, text: str) -> list[str]:
         """What each id of `encode(text)` stands for in the text: also for an unknown word the word itself."""

@@ -78,7 +78,7 @@ def vectors(pairs: Tensor, width: int, read: int) -> Tensor:
         left, values, _ = torch.svd_lowrank(matrix, q=width + SPARE, niter=ROUNDS)
     left = left * left.gather(0, left.abs().argmax(0, keepdim=True)).sign()  # which rounding decides otherwise
     # Within what is read no dimension is more than another: dropout hits any.
-    turn = torch.block_diag(*(torch.linalg.qr(torch.randn(size, size))[0] for size in (read, width - read)))
+    turn = torch.block_diag(*(torch.linalg.qr(torch.randn(size, size))[0] for size in (read, width - read)))  # type: ignore[no-untyped-call]
     known = torch.zeros(len(pairs), 1).index_fill_(0, word[positive], 1)  # a matrix of low rank has directions to spare
     return F.normalize(known * (left * values.sqrt())[:, :width] @ turn)
 
