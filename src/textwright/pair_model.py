@@ -165,6 +165,8 @@ class PairModel:
         plain = replace(self._wishes(how, words, first), max_seconds=options.get("max_seconds"))
         window = self.network.window
         room = math.inf if window is None else how.room(window, len(plain.prompt))
+        if draft is not None and draft.network.window is not None:
+            room = min(room, how.room(draft.network.window, len(plain.prompt)))
         requests = [self._request(plain, source, room, max_new_tokens, min_ratio, max_ratio) for source in ids]
         found: list[list[Written]] = [[]] * len(sources)
         for batch in self._batches(ids, self._rows(how, n_best)):
@@ -324,7 +326,8 @@ class PairModel:
         usual = {"beams": self.generation.beams, "length_penalty": self.generation.length_penalty, "stopping": "soon"}
         named, given = chosen(preset, self.tokenizer) if preset else ("beam", usual)
         strategy = strategy or named
-        if n_best == 1 and options.get("beams", given.get("beams")) == 1 and not options.get("draw"):
+        ranked = {"draw", "length_penalty", "coverage", "patience"} & options.keys()
+        if n_best == 1 and options.get("beams", given.get("beams")) == 1 and not ranked:
             given = {**given, "stopping": "first"}  # one beam ends where greedy does: where the end is the likeliest
         if draft is not None:
             self._check_tokenizers(draft, "a model and its draft")

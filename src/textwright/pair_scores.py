@@ -70,13 +70,14 @@ def evaluate_pairs(
     metrics = _judges(model, pairs, language, lowercase)
     beams = beams or model.generation.beams
     penalty = model.generation.length_penalty if length_penalty is None else length_penalty
-    texts, references = _texts(model, pairs, beams=beams, length_penalty=penalty), _references(pairs)
+    ranked: dict[str, float] = {} if length_penalty is None else {"length_penalty": length_penalty}
+    texts, references = _texts(model, pairs, beams=beams, **ranked), _references(pairs)
     scores = judge(metrics, texts, references)
     intervals = [
         interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= FEWEST else None
         for metric in metrics
     ]
-    search = f"beam {beams}, length penalty {penalty:g}" if beams > 1 else "greedy"
+    search = "greedy" if beams == 1 and not ranked else f"beam {beams}, length penalty {penalty:g}"
     votes = f", {1 + len(model.voters)} models vote" if model.voters else ""
     return PairScores(texts, scores, intervals, search + votes)
 

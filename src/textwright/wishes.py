@@ -128,7 +128,7 @@ def steering(
         prefix: ids the text begins with; with `prefix_share`, only more likely so.
 
     Raises:
-        ConfigError: a text is empty or cannot occur, or a share without a prefix or out of range.
+        ConfigError: a text is empty or never written, or a share without a prefix or out of range.
     """
     sequences: dict[tuple[int, ...], float] = {}
     for text, value in bias.items():
@@ -137,9 +137,13 @@ def steering(
         if not value < math.inf:
             raise ConfigError(f"a bias is a number, or -inf, got {value} for {text!r}")
         spellings = [tuple(tokenizer.encode(spelled)) for spelled in (text, " " + text)]
-        if not any(never.isdisjoint(ids) and tokenizer.unknown not in ids for ids in spellings):
-            raise ConfigError(f"bias {text!r} cannot occur: this model never writes all of it")
-        if spellings[1][-len(spellings[0]) :] == spellings[0]:  # the space is a token of its own: one would count twice
+        # What stands before the last token may come from a prompt; the last one is to be written.
+        spellings = [ids for ids in spellings if ids and ids[-1] not in {*never, tokenizer.unknown}]
+        if not spellings:
+            raise ConfigError(f"bias {text!r} would do nothing: this model never writes it so")
+        if (
+            len(spellings) == 2 and spellings[1][-len(spellings[0]) :] == spellings[0]
+        ):  # the space is a token of its own: one would count twice
             del spellings[1]
         sequences |= dict.fromkeys(spellings, float(value))
     if prefix_share is not None and not (prefix and 0 < prefix_share < 1):

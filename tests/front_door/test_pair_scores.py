@@ -103,6 +103,7 @@ def test_one_beam_is_greedy(run: Run, spoken: Path, translators: dict[str, Path]
         one = model.write(sources, beams=1)
         assert [text.tokens for (text,) in one] == [text.tokens for (text,) in greedy]
     assert "greedy" in run("evaluate", spoken, "--beams", "1").out
+    assert "beam 1, length penalty 0.5" in run("evaluate", spoken, "--beams", "1", "--length-penalty", "0.5").out
 
 
 def test_a_vote_is_a_number(run: Run, spoken: Path) -> None:

@@ -82,6 +82,9 @@ def test_a_draft_that_reads_less(run: Run, spoken: Path, short: PairModel) -> No
     ((guessed,),) = model.write(["42"], strategy="greedy", draft=short)
     ((alone,),) = model.write(["42"], strategy="greedy")
     assert guessed.tokens == alone.tokens
+    choices = ["one", "two"]
+    ((chosen,),) = model.write(["42"], strategy="greedy", draft=short, choices=choices)
+    assert chosen.text in choices
     with pytest.raises(DataError, match="source 1 has 41 tokens, its draft reads up to 16"):
         model.write(["1" * 40], strategy="greedy", draft=short)
 

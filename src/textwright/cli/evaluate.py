@@ -207,6 +207,7 @@ def read_test(
     from textwright.errors import ConfigError
     from textwright.run import ImportedPairs
     from textwright.text.bitext import raw_pairs
+    from textwright.text.pair_source import files_of, told_kind
     from textwright.text.pairs import PairSource, read_pairs
 
     if data is not None and pairs is not None:
@@ -227,8 +228,11 @@ def read_test(
     if pairs is not None:
         asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
     else:
+        assert data is not None
         trained = model.config.pairs[0]
-        kind = "auto" if fields is not None or trained.kind == "lines" else trained.kind
+        # Where the file's name does not tell what is in it, what was said of the training pairs holds.
+        untold = fields is None and trained.kind != "lines" and told_kind(files_of(data)[0], None) == "lines"
+        kind = trained.kind if untold else "auto"
         asked = {"path": data, "kind": kind, "fields": fields or trained.fields, "turns": trained.turns}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
     found = list(read_pairs(source.model_copy(update={"prefix": model.task_prefix(prefix)})))

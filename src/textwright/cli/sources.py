@@ -87,7 +87,7 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
     real = [place for place, (text, _) in enumerate(sources) if text.strip()]
     if not real:
         raise DataError(f"{sources[0][1] if sources else 'the input'} is empty: there is nothing to write from")
-    check(model, run, [sources[place] for place in real])
+    check(model, run, [sources[place] for place in real], options.get("draft"))
     if len(real) < len(sources):
         blank = next(where for text, where in sources if not text.strip())
         tell(f"{len(sources) - len(real)} empty source(s) (first: {blank}): nothing is written for them")
@@ -144,7 +144,7 @@ def plain(groups: Sequence[list[Written]], printing: Printing) -> Iterator[str]:
         yield from [""] * (lines - len(group))
 
 
-def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> None:
+def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], draft: PairModel | None = None) -> None:
     """Raise for sources that cannot be read, before anything is written; tell what looks wrong.
 
     Raises:
@@ -158,7 +158,7 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]]) -> No
     read = read_characters(run / "data") if begun else frozenset()  # what a base has read is not known
     for text, where in sources:
         try:
-            model.checked(where, text)
+            model.checked(where, text, draft)
         except DataError as error:
             raise DataError(f"{error}. Nothing was written") from None
         unseen = model.source_tokenizer.unseen(text) or never_read(text, read)
