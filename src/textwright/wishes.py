@@ -141,9 +141,8 @@ def steering(
         spellings = [ids for ids in spellings if ids and ids[-1] not in {*never, tokenizer.unknown}]
         if not spellings:
             raise ConfigError(f"bias {text!r} would do nothing: this model never writes it so")
-        if (
-            len(spellings) == 2 and spellings[1][-len(spellings[0]) :] == spellings[0]
-        ):  # the space is a token of its own: one would count twice
+        # Where the space is a token of its own, what stands behind it would count twice.
+        if len(spellings) == 2 and spellings[1][-len(spellings[0]) :] == spellings[0]:
             del spellings[1]
         sequences |= dict.fromkeys(spellings, float(value))
     if prefix_share is not None and not (prefix and 0 < prefix_share < 1):
