@@ -12,8 +12,29 @@ from door import Run
 
 STEPS = 24
 
+# The command, and at its end what threads are left in the process.
+WATCHED = '''
+import atexit, os, runpy
+from pathlib import Path
 
-def launch(text: Path, out: Path, family: str, processes: int, steps: int = STEPS, **changes: object) -> None:
+def tell():
+    names = [Path("/proc/self/task", thread, "comm").read_text() for thread in os.listdir("/proc/self/task")]
+    Path("FOLDER", "threads-" + os.environ["RANK"]).write_text("".join(names))
+
+atexit.register(tell)
+runpy.run_module("textwright", run_name="__main__")
+'''
+
+
+def launch(
+    text: Path,
+    out: Path,
+    family: str,
+    processes: int,
+    steps: int = STEPS,
+    program: tuple[str, ...] = ("-m", "textwright"),
+    **changes: object,
+) -> None:
     """`torchrun` (or plain Python for one process) with a global batch that does not depend on their number."""
     settings = {
         "model.width": 16,
@@ -31,7 +52,7 @@ def launch(text: Path, out: Path, family: str, processes: int, steps: int = STEP
     }
     if family == "transformer":
         settings["model.window"] = 16
-    words = ["-m", "textwright", "train", str(text), "--model", family, "--tokenizer", "byte", "--out", str(out)]
+    words = [*program, "train", str(text), "--model", family, "--tokenizer", "byte", "--out", str(out)]
     words += ["--steps", str(steps)] + [w for name, value in settings.items() for w in ("--set", f"{name}={value}")]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     result = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, check=False)
@@ -65,6 +86,18 @@ def test_two_processes_resume_what_they_left(text: Path, tmp_path: Path) -> None
     launch(text, tmp_path / "resumed", "lstm", 2, steps=STEPS // 2, **steady)
     launch(text, tmp_path / "resumed", "lstm", 2, **steady)
     assert curve(tmp_path / "resumed") == curve(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")
+def test_a_process_leaves_no_thread_of_its_group_behind(text: Path, tmp_path: Path) -> None:
+    """One that still held a tensor when the interpreter shut down aborted the process now and then."""
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    launch(text, tmp_path / "run", "lstm", 2, steps=2, program=(str(script),))
+    for rank in range(2):
+        names = (tmp_path / f"threads-{rank}").read_text(encoding="utf-8").split()
+        assert names
+        assert not [name for name in names if "gloo" in name]
 
 
 @pytest.mark.parametrize("family", ["transformer", "lstm"])

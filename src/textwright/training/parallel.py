@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,8 +34,11 @@ class World:
             dist.barrier()
 
     def leave(self) -> None:
+        """End what `join` began. The group's threads end with its last user: one that still lets go of a tensor while the
+        interpreter shuts down aborts the process."""
         if self.size > 1:
             dist.destroy_process_group()
+            gc.collect()  # the wrapped module lies in a cycle, and it is a user of the group
 
     def agree(self, values: list[float]) -> list[float]:
         """The first process's numbers, in every process."""
@@ -88,6 +93,8 @@ def join() -> World:
         return World()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not dist.is_initialized():
+        # Its functions have the group of the moment of the import as a default, and would keep it for ever.
+        importlib.import_module("torch.distributed.nn.functional")
         if torch.cuda.is_available():
             torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
