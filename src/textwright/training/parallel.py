@@ -34,8 +34,11 @@ class World:
             dist.barrier()
 
     def leave(self) -> None:
-        """End what `join` began. The group's threads end with its last user: one that still lets go of a tensor while the
-        interpreter shuts down aborts the process."""
+        """End what `join` began.
+
+        The group's threads end with its last user: one that still lets go of a tensor while the interpreter shuts down
+        aborts the process.
+        """
         if self.size > 1:
             dist.destroy_process_group()
             gc.collect()  # the wrapped module lies in a cycle, and it is a user of the group
