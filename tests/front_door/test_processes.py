@@ -13,7 +13,7 @@ from door import Run
 STEPS = 24
 
 # The command, and at its end what threads are left in the process.
-WATCHED = '''
+WATCHED = """
 import atexit, os, runpy
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def tell():
 
 atexit.register(tell)
 runpy.run_module("textwright", run_name="__main__")
-'''
+"""
 
 
 def launch(
