@@ -40,7 +40,7 @@ from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
 from textwright.training.checkpoint import flush, load_weights, read_json, save_tensors, write_file, write_json
 from textwright.training.loop import Trainer, is_memory
-from textwright.training.records import EvaluationRecord, Progress
+from textwright.training.records import Progress
 from textwright.verdict import verdict
 
 # Settings that may differ when a run goes on.
@@ -225,7 +225,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 
-    def keep(model: LanguageModel, record: EvaluationRecord) -> None:
+    def keep(model: LanguageModel) -> None:
         name, values = kept(model, config)
         write_file(out / name, lambda path: save_tensors(path, values))
 
@@ -248,6 +248,10 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     told = verdict(progress, unit=config.unit, comparable=job.comparable)
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
+        calibrated = job.calibrate(best)
+        if calibrated is not None:
+            keep(best)
+            told += f" {calibrated}"
         outcome = Outcome(out, progress, job.measure(best), told, job.use(out))
     else:
         outcome = Outcome(out, progress, None, f"Interrupted. {told}")

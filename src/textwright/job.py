@@ -14,6 +14,7 @@ from textwright.reporting import Section, Table
 from textwright.run import PairRun, TextRun
 from textwright.text.batching import Batches
 from textwright.text.corpus import Progress
+from textwright.training.calibration import Calibration
 from textwright.training.hardware import Hardware
 from textwright.training.loop import Begin
 from textwright.training.parallel import World
@@ -103,6 +104,10 @@ class Job(ABC):
     @abstractmethod
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         """A look at the validation data; a shorter one while nothing was trained."""
+
+    def calibrate(self, model: LanguageModel) -> Calibration | None:
+        """Fit the weights that are kept to the validation data, once training is over; None: they stay."""
+        return None
 
     @abstractmethod
     def sample(self, model: LanguageModel) -> str:

@@ -169,6 +169,8 @@ class TextRun(BaseRun):
             )
         if training.softmax_samples and training.label_smoothing:
             raise ValueError("training.label_smoothing needs the whole softmax: leave out training.softmax_samples")
+        if training.calibrate and not isinstance(self.model, RecurrentConfig):
+            raise ValueError("training.calibrate is for recurrent models, whose head has a bias: leave it out")
         if training.r_drop or training.scheduled_sampling:
             raise ValueError(
                 "training.r_drop and training.scheduled_sampling are for tasks with a source: leave them out"
@@ -184,6 +186,8 @@ class TextRun(BaseRun):
         part = next((name for name, given in parts.items() if given is not None), None)
         if training.softmax_samples and part is not None:
             raise ValueError(f"training.softmax_samples is for a head that learns: leave it out with {part}")
+        if training.calibrate and part is not None:
+            raise ValueError(f"training.calibrate is for a run that learns all weights from a text: not with {part}")
         if part in ("adapter", "prompt") and isinstance(self.model, RecurrentConfig) and self.model.weight_drop:
             raise ValueError(f"model.weight_drop is for recurrent weights that learn: leave it out with {part}")
         if self.prompt is not None and isinstance(self.model, PretrainedConfig):

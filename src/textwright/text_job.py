@@ -12,9 +12,10 @@ import torch
 
 from textwright import plan
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import WIDE, head, panel, score
+from textwright.evaluating.perplexity import WIDE, batches_of, head, panel, score
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
+from textwright.models.rnn import RecurrentLM
 from textwright.report import panel_table
 from textwright.reporting import Section
 from textwright.run import (
@@ -31,7 +32,8 @@ from textwright.text.batching import Batches, Streams, Windows
 from textwright.text.corpus import Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, alike, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
-from textwright.training import cooccurrence
+from textwright.training import calibration, cooccurrence
+from textwright.training.calibration import Calibration
 from textwright.training.hardware import Hardware
 from textwright.training.loop import Begin
 from textwright.training.parallel import World
@@ -157,6 +159,15 @@ class TextJob(Job):
         precision = self.config.training.precision
         total, tokens, _ = score(model, part, self.generation.first, stride=stride, precision=precision)
         return Look(total / tokens)
+
+    def calibrate(self, model: LanguageModel) -> Calibration | None:
+        if not self.config.training.calibrate:
+            return None
+        assert isinstance(model, RecurrentLM)  # the configuration says so
+        part = head(self.data.valid, calibration.READ)
+        batches, _ = batches_of(model, part, self.generation.first, None)
+        counts = counted(self.data.train, self.data.train.facts.vocabulary)
+        return calibration.calibrate(model, batches, len(part.tokens), counts)
 
     def sample(self, model: LanguageModel) -> str:
         return sample_text(model, self.data.tokenizer, self.generation, SAMPLE)

@@ -94,7 +94,7 @@ def trainer(
         data.facts.tokens,
         folder,
         validate=validate,
-        keep=lambda model, record: None,
+        keep=lambda model: None,
         listener=listener or Recorder(),
         world=World(),
         sampler=Sampler(counted(data, VOCAB), config.softmax_samples) if config.softmax_samples else None,

@@ -179,6 +179,18 @@ class RecurrentLM(LanguageModel):
         states, *cell_states = (torch.stack(leaves, 1) for leaves in zip(*finals, strict=True))
         return hidden, RecurrentState(states, tuple(cell_states))
 
+    @torch.no_grad()
+    def adjust(self, scale: float, offset: Tensor) -> None:
+        """From now on the logits are `scale` times what they were, which is above 0, plus `offset` (vocab,)."""
+        self.head.bias.mul_(scale).add_(offset)
+        if not self.config.tied:
+            self.head.weight.mul_(scale)
+        elif isinstance(self.project, nn.Linear):
+            self.project.weight.mul_(scale)
+        else:  # the words are longer then, and the first layer must not see it
+            self.head.weight.mul_(scale)
+            self.cells[0].get_parameter("weight_ih_l0").div_(scale)
+
     def _embedded(self, tokens: Tensor) -> Tensor:
         x: Tensor = self.embed(tokens)[..., : self.config.read]
         if not (self.training and self.config.word_dropout):

@@ -42,7 +42,7 @@ LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs 
 
 Begin = Callable[[LanguageModel], None]
 Validate = Callable[[LanguageModel], Look]
-Keep = Callable[[LanguageModel, EvaluationRecord], None]
+Keep = Callable[[LanguageModel], None]
 
 
 class OutOfMemory(Exception):
@@ -293,7 +293,7 @@ class Trainer:
             sample=self.listener.sample(model) if self.world.first else "",
         )
         if best and self.world.first:
-            self.keep(model, record)
+            self.keep(model)
         model.train()
         self._after_evaluation(record)
         self.listener.evaluated(self.progress, record)

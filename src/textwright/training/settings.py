@@ -106,3 +106,6 @@ class TextTraining(TrainingConfig):
     embedding: Literal["random", "cooccurrence"] = Field(
         "random", description="what the embedding begins as: vectors at random, or from what stands around each word"
     )
+    calibrate: bool = Field(
+        False, description="recurrent models: after training, fit two numbers of the softmax to the validation text"
+    )
