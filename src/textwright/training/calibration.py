@@ -89,8 +89,8 @@ def _read(model: RecurrentLM, batches: Iterable[Batch], every: int) -> tuple[Ten
 def _moments(
     model: RecurrentLM, hidden: Tensor, targets: Tensor, frequency: Tensor, numbers: Tensor
 ) -> tuple[float, Tensor, Tensor]:
-    """The summed loss, its gradient (2,) and its Hessian (2, 2), for f = (z, log q): E[f] - f_target, and the covariance
-    of f under p'."""
+    """The summed loss, its gradient (2,) and its Hessian (2, 2), for f = (z, log q): E[f] - f_target, and the
+    covariance of f under p'."""
     scale, weight = numbers.tolist()
     loss, slope, curve = 0.0, torch.zeros_like(numbers), numbers.new_zeros(2, 2)
     rows = max(1, CHUNK // len(frequency))
