@@ -18,7 +18,8 @@ from textwright.evaluating.tasks import items, judge, judges
 from textwright.job import Job, Measures
 from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
 from textwright.models.seq2seq import Seq2SeqConfig
-from textwright.pair_model import PairModel, cut, source_names
+from textwright.pair_alignments import source_names
+from textwright.pair_model import PairModel, cut
 from textwright.reporting import Section, Table, alignment, table
 from textwright.reporting.page import Block
 from textwright.run import NEIGHBOURS, PairGeneration, PairRun, TextRun, read_generation, write_generation

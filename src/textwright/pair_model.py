@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from textwright.errors import ConfigError, DataError
 from textwright.evaluating.risk import least_risk, likeness
 from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
+from textwright.pair_alignments import END, Alignment, aligned, source_names
 from textwright.presets import preset as chosen
 from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
@@ -41,16 +42,6 @@ ROWS = 160  # texts written at once
 
 T = TypeVar("T")
 Progress = Callable[[int], None]  # (sources done)
-
-
-class Alignment(NamedTuple):
-    """Where the model looked: weights[t][s] is the share of source token s while it chose target token t. The first
-    `own` tokens are the source itself, its end included; after them stand its neighbours."""
-
-    source: tuple[str, ...]
-    target: tuple[str, ...]
-    weights: tuple[tuple[float, ...], ...]
-    own: int
 
 
 @dataclass(frozen=True)
@@ -176,7 +167,7 @@ class PairModel:
             if progress:
                 progress(len(batch))
         if alignments or replace_unknown:
-            found = [self._look(*pair, replace_unknown) for pair in zip(sources, found, strict=True)]
+            found = [aligned(self, *pair, replace_unknown) for pair in zip(sources, found, strict=True)]
         return found
 
     def together(self, others: Sequence[tuple[PairModel, float]], *, fuse: bool = False) -> PairModel:
@@ -227,6 +218,13 @@ class PairModel:
         tokens = cut(self.source_tokenizer.encode(one_line(framed, self.source_tokenizer)), self.config)
         ids = [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
         return ids if self.neighbours is None else self.neighbours.beside([ids], self.model.source_window)[0]
+
+    def names(self, source: str, ids: Sequence[int]) -> list[str]:
+        """What the ids of a raw source stand for: its words as they were given, also those the tokenizer lacks."""
+        surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
+        begin = [""] * len(self.source_tokenizer.prefix)
+        names = [*begin, *cut(surfaces, self.config), END][: len(ids)]
+        return names + source_names(self.source_tokenizer, self.tokenizer, ids[len(names) :])
 
     def own(self, ids: Sequence[int]) -> int:
         """How many of the ids of a source are its own, its end included; the others are its neighbours'."""
@@ -425,55 +423,13 @@ class PairModel:
         return groups
 
     def _written(self, result: Result, how: Decoding, seed: int | None = None) -> Written:
-        text = self.tokenizer.decode(self._shown(result.tokens))
+        text = self.tokenizer.decode(self.shown(result.tokens))
         divisor = how.beam.divisor(len(result.tokens))
         return Written(text, result.tokens, result.logprob, result.logprob / divisor, result.finish, seed)
 
-    def _shown(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    def shown(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Tokens without the end."""
         return tokens[:-1] if tokens[-1] == self.generation.end else tokens
-
-    # -- where it looked -------------------------------------------------------------------------------------------
-
-    def _look(self, source: str, texts: list[Written], replace_unknown: bool) -> list[Written]:
-        """The texts of one source with their alignments and, if asked for, without unknown words."""
-        weights = self._weights(source, texts)
-        assert weights is not None  # `write` has looked
-        ids = self.source_ids(source)
-        surfaces = self.source_tokenizer.surfaces(one_line(self.framed(source), self.source_tokenizer))
-        begin = [""] * len(self.source_tokenizer.prefix)
-        names = [*begin, *cut(surfaces, self.config), "</s>"][: len(ids)]
-        own = self.own(ids)
-        names += source_names(self.source_tokenizer, self.tokenizer, ids[len(names) :])
-        aligned = []
-        for text, rows in zip(texts, weights, strict=True):
-            looked = rows[: len(text.tokens), : len(ids)]
-            if replace_unknown and self.tokenizer.unknown in text.tokens:
-                spelled = {
-                    place: names[int(looked[place, : own - 1].argmax())]
-                    for place, token in enumerate(text.tokens)
-                    if token == self.tokenizer.unknown and own > 1
-                }
-                text = replace(text, text=self.tokenizer.decode(self._shown(text.tokens), spelled))
-            target = tuple("</s>" if t == self.generation.end else self.tokenizer.decode([t]) for t in text.tokens)
-            table = tuple(tuple(round(value, 4) for value in row) for row in looked.tolist())
-            aligned.append(replace(text, alignment=Alignment(tuple(names), target, table, own)))
-        return aligned
-
-    @torch.no_grad()
-    def _weights(self, source: str, texts: list[Written]) -> torch.Tensor | None:
-        """(texts, time, places)."""
-        read = [(*self.generation.start, *text.tokens[:-1]) for text in texts]
-        tokens, lengths = padded(read, self.model.device)
-        places = padded([self.source_ids(source)] * len(texts), self.model.device)
-        looked = self.model.attention(tokens, lengths, Source(*places))
-        return None if looked is None else looked[:, len(self.generation.start) - 1 :].float()
-
-
-def source_names(source: Tokenizer, target: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """What stands in a source, token by token; beside neighbours it may hold the target's tokens, too."""
-    own = {token for token in ids if token < source.size}
-    names = {token: "</s>" if token == source.end else source.decode([token]) for token in own}
-    return [names[token] if token in own else target.decode([token - source.size]) for token in ids]
 
 
 def cut(tokens: list[T], config: WithSource) -> list[T]:

@@ -114,9 +114,13 @@ def compare_pairs(
         raise DataError(
             f"expected at least {FEWEST} pairs to compare, got {len(pairs)}: fewer cannot tell chance apart"
         )
-    if second.neighbours is None:  # the first one looks at all sources before it writes, this one would do so after it
-        for pair in pairs:
-            second.bare().checked(pair.where, pair.source)
+    for name, model in (("the first run", first), ("the second run", second)):
+        bare = model.bare()
+        for pair in pairs if model.neighbours is None else ():  # looking for neighbours twice would take too long
+            try:
+                bare.checked(pair.where, pair.source)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from None
     texts, references = [_texts(model, pairs) for model in (first, second)], _references(pairs)
     metrics = _judges(first, pairs, language or next(iter(languages), None), lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]

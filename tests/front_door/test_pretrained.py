@@ -102,6 +102,12 @@ def test_a_conversation(run: Run, imported: Path, trained: dict[str, Path], monk
     assert told == "system: Be kind.\nuser: Hi\nassistant: Hello\nuser: Bye\n"
     long = model.conversation_ids(["Hi" * 90, "Hello", "Bye"], None, 5)
     assert model.tokenizer.decode(long) == "user: Bye\n"
+    for strategy in ("beam", "contrastive"):  # which cannot forget: the line is taken back, the talk goes on
+        said("Hi", "The quick brown fox " * 9, "Bye")
+        talk = run(*asked[:2], "--max-new-tokens", "5", "--strategy", strategy)
+        assert talk.code == 0, talk.err
+        assert "It was not said" in talk.err
+        assert len(talk.out.splitlines()) >= 2
     said("refuse")
     run("chat", imported).fails("refuses this conversation", "I will not")
     said("Hi")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,8 +58,8 @@ def chat(
         turns.append(line)
         try:
             parts = _reply(model, turns, {**options, "seed": None if seed is None else seed + len(turns)})
-        except DataError as error:  # too long to read, for one
-            if len(turns) == 1:  # nothing was said before that could be lost
+        except (DataError, ConfigError) as error:  # too long, for one
+            if len(turns) == 1:  # nothing was said before that could be lost, and any option may be at fault
                 raise
             tell(f"{error}. It was not said")
             del turns[-1]
@@ -78,7 +79,9 @@ def _reply(model: TextModel | PairModel, turns: list[str], options: dict[str, An
 
     if not isinstance(model, TextModel) or options["strategy"] in ("beam", "mbr") or options["preset"] == "translate":
         return iter([model.reply(turns, **options).text])
-    return (chunk.text for chunk in model.stream_reply(turns, **options))
+    chunks = model.stream_reply(turns, **options)
+    begun = list(islice(chunks, 1))  # what does not fit is told now, while the line can be taken back
+    return (chunk.text for chunk in chain(begun, chunks))
 
 
 def _said() -> Iterator[str]:

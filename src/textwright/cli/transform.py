@@ -63,7 +63,9 @@ def transform(
     replace_unknown: Annotated[
         bool, typer.Option("--replace-unknown", help="Put the source word the model looked at for an unknown one.")
     ] = False,
-    scores: Annotated[bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each text.")] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each text; JSON always has it.")
+    ] = False,
     alignments: Annotated[
         bool, typer.Option("--alignments", help="Where the model looked: source-target pairs of tokens, or weights.")
     ] = False,
