@@ -237,6 +237,7 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
         out / "training",
         validate=lambda model: job.validate(model, trained=trainer.progress.step > 0),
         keep=keep,
+        calibrate=job.calibrate(),
         listener=Listeners(*listeners),
         world=world,
         sampler=job.sampler(model.device),
@@ -248,10 +249,6 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     told = verdict(progress, unit=config.unit, comparable=job.comparable)
     if progress.finished:
         best = load_model(out, config, hardware.pick_device(config.training.device))
-        calibrated = job.calibrate(best)
-        if calibrated is not None:
-            keep(best)
-            told += f" {calibrated}"
         outcome = Outcome(out, progress, job.measure(best), told, job.use(out))
     else:
         outcome = Outcome(out, progress, None, f"Interrupted. {told}")

@@ -14,9 +14,8 @@ from textwright.reporting import Section, Table
 from textwright.run import PairRun, TextRun
 from textwright.text.batching import Batches
 from textwright.text.corpus import Progress
-from textwright.training.calibration import Calibration
 from textwright.training.hardware import Hardware
-from textwright.training.loop import Begin
+from textwright.training.loop import Begin, Calibrate
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -105,8 +104,8 @@ class Job(ABC):
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         """A look at the validation data; a shorter one while nothing was trained."""
 
-    def calibrate(self, model: LanguageModel) -> Calibration | None:
-        """Fit the weights that are kept to the validation data, once training is over; None: they stay."""
+    def calibrate(self) -> Calibrate | None:
+        """What fits a trained model to the validation data before it is looked at and kept; None: nothing does."""
         return None
 
     @abstractmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from textwright import plan
 from textwright.errors import ConfigError
@@ -35,7 +36,7 @@ from textwright.text.tokenizers import TokenizerConfig
 from textwright.training import calibration, cooccurrence
 from textwright.training.calibration import Calibration
 from textwright.training.hardware import Hardware
-from textwright.training.loop import Begin
+from textwright.training.loop import Begin, Calibrate
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -141,10 +142,7 @@ class TextJob(Job):
 
     def sampler(self, device: torch.device) -> Sampler | None:
         size = self.config.training.softmax_samples
-        if not size:
-            return None
-        corpus = self.data.train
-        return Sampler(counted(corpus, corpus.facts.vocabulary).to(device), size)
+        return Sampler(self._counts().to(device), size) if size else None
 
     def begin(self) -> Begin | None:
         if self.config.training.embedding == "random":
@@ -160,17 +158,21 @@ class TextJob(Job):
         total, tokens, _ = score(model, part, self.generation.first, stride=stride, precision=precision)
         return Look(total / tokens)
 
-    def calibrate(self, model: LanguageModel) -> Calibration | None:
-        if not self.config.training.calibrate:
-            return None
+    def calibrate(self) -> Calibrate | None:
+        return self._calibrated if self.config.training.calibrate else None
+
+    def _calibrated(self, model: LanguageModel) -> tuple[LanguageModel, Calibration]:
         assert isinstance(model, RecurrentLM)  # the configuration says so
         part = head(self.data.valid, calibration.READ)
         batches, _ = batches_of(model, part, self.generation.first, None)
-        counts = counted(self.data.train, self.data.train.facts.vocabulary)
-        return calibration.calibrate(model, batches, len(part.tokens), counts)
+        return calibration.calibrated(model, batches, len(part.tokens), self._counts())
 
     def sample(self, model: LanguageModel) -> str:
         return sample_text(model, self.data.tokenizer, self.generation, SAMPLE)
+
+    def _counts(self) -> Tensor:
+        """(vocabulary,): how often each token stands in the training text."""
+        return counted(self.data.train, self.data.train.facts.vocabulary)
 
     def use(self, out: Path) -> str:
         return f"textwright generate {shlex.quote(str(out))} --prompt TEXT"

@@ -15,6 +15,12 @@ def verdict(progress: Progress, *, unit: str = "token", comparable: bool = True)
         comparable: the training loss is the same measure as the validation loss. It is not where texts are cut into
             other tokens in training (BPE dropout), or where the model reads its own guesses (scheduled sampling).
     """
+    fitted = next((look.calibration for look in progress.evaluations if look.step == progress.best_step), None)
+    told = _judged(progress, unit, comparable)
+    return told if fitted is None else f"{told} The weights that are kept are calibrated: {fitted}."
+
+
+def _judged(progress: Progress, unit: str, comparable: bool) -> str:
     looks = [record for record in progress.evaluations if record.train_loss is not None]
     if len(looks) < 2:
         return "Too short to tell: there were fewer than two evaluations after training began."

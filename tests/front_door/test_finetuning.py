@@ -160,6 +160,7 @@ def test_what_no_adapter_can_do(run: Run, trained: dict[str, Path], other: Path,
     run(*asked, "lora", "--set", "model.weight_drop=0.2").fails("weight_drop")
     run(*asked, "lora", "--set", 'frozen=["embed"]').fails("leave out frozen")
     run(*asked, "lora", "--set", "training.softmax_samples=5").fails("softmax_samples")
+    run(*asked, "lora", "--set", "training.calibrate=true").fails("training.calibrate", "learns all weights")
     run(*asked, "lora", "--set", "training.embedding=cooccurrence").fails("training.embedding", "begins anew")
     run("train", other, "--set", "adapter.rank=2", "--out", tmp_path / "out").fails("textwright finetune")
     assert not (tmp_path / "out" / "config.json").exists()

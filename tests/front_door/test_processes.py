@@ -12,16 +12,27 @@ from door import Run
 
 STEPS = 24
 
-# The command, and at its end what threads are left in the process.
+# The command, which notes the threads of its process: while it has a group, and at its end.
 WATCHED = """
 import atexit, os, runpy
 from pathlib import Path
+import torch.distributed as dist
 
-def tell():
-    names = [Path("/proc/self/task", thread, "comm").read_text() for thread in os.listdir("/proc/self/task")]
-    Path("FOLDER", "threads-" + os.environ["RANK"]).write_text("".join(names))
+def note(when):
+    names = []
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            names.append(Path("/proc/self/task", thread, "comm").read_text())
+        except OSError:  # it has just ended
+            pass
+    Path("FOLDER", when + os.environ["RANK"]).write_text("".join(names))
 
-atexit.register(tell)
+def watched():
+    note("within-")
+    leave()
+
+leave, dist.destroy_process_group = dist.destroy_process_group, watched
+atexit.register(note, "after-")
 runpy.run_module("textwright", run_name="__main__")
 """
 
@@ -33,6 +44,7 @@ def launch(
     processes: int,
     steps: int = STEPS,
     program: tuple[str, ...] = ("-m", "textwright"),
+    fails: str = "",
     **changes: object,
 ) -> None:
     """`torchrun` (or plain Python for one process) with a global batch that does not depend on their number."""
@@ -56,7 +68,8 @@ def launch(
     words += ["--steps", str(steps)] + [w for name, value in settings.items() for w in ("--set", f"{name}={value}")]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     result = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert bool(result.returncode) == bool(fails), result.stderr[-3000:]
+    assert fails in result.stderr
 
 
 def curve(out: Path) -> list[float]:
@@ -89,15 +102,17 @@ def test_two_processes_resume_what_they_left(text: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the names of threads from /proc")
-def test_a_process_leaves_no_thread_of_its_group_behind(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", ["", "training diverged"])
+def test_a_process_leaves_no_thread_of_its_group_behind(text: Path, tmp_path: Path, fails: str) -> None:
     """One that still held a tensor when the interpreter shut down aborted the process now and then."""
     script = tmp_path / "watched.py"
     script.write_text(WATCHED.replace("FOLDER", str(tmp_path)), encoding="utf-8")
-    launch(text, tmp_path / "run", "lstm", 2, steps=2, program=(str(script),))
+    rate = {"training.optimizer.learning_rate": 1e38} if fails else {}
+    launch(text, tmp_path / "run", "lstm", 2, steps=2, program=(str(script),), fails=fails, **rate)
     for rank in range(2):
-        names = (tmp_path / f"threads-{rank}").read_text(encoding="utf-8").split()
-        assert names
-        assert not [name for name in names if "gloo" in name]
+        within, after = ((tmp_path / f"{when}-{rank}").read_text(encoding="utf-8") for when in ("within", "after"))
+        assert "gloo" in within
+        assert after and "gloo" not in after
 
 
 @pytest.mark.parametrize("family", ["transformer", "lstm"])

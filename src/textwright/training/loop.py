@@ -25,6 +25,7 @@ from textwright.models.state import State, map_leaves
 from textwright.noise import below
 from textwright.text.batching import Batch, Batches, Cursor
 from textwright.training import state as saves
+from textwright.training.calibration import Calibration
 from textwright.training.callbacks import Listener
 from textwright.training.forensics import blame, finite
 from textwright.training.gradients import clip, layer_norms
@@ -41,6 +42,7 @@ SPENT = "the budget is spent"
 LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
 
 Begin = Callable[[LanguageModel], None]
+Calibrate = Callable[[LanguageModel], tuple[LanguageModel, Calibration]]
 Validate = Callable[[LanguageModel], Look]
 Keep = Callable[[LanguageModel], None]
 
@@ -63,6 +65,7 @@ class Trainer:
         listener: is told what happens.
         world: all processes of the run.
         sampler: estimates the softmax in training.
+        calibrate: makes the model that is looked at and kept from a trained one; called in the first process.
         begin: prepares a new model before the first step; called in the first process, the others take its weights.
     """
 
@@ -79,11 +82,12 @@ class Trainer:
         listener: Listener,
         world: World,
         sampler: Sampler | None = None,
+        calibrate: Calibrate | None = None,
         begin: Begin | None = None,
     ) -> None:
         self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
         self.validate, self.keep, self.listener, self.world = validate, keep, listener, world
-        self.batches, self.begin = batches, begin
+        self.batches, self.calibrate, self.begin = batches, calibrate, begin
         self.objective = Objective(model, config.label_smoothing, config.r_drop, sampler)
         self.wrapped = world.wrap(self.objective)
         self.tensors = saves.Tensors(model, self._optimizer(model, sampler), self._average(model))
@@ -267,15 +271,17 @@ class Trainer:
 
     def _evaluate(self, share: float) -> bool:
         """Look at the validation text, keep the best model, save; False when training was rolled back."""
-        model = self._candidate()
-        model.eval()
-        broken = self._broken()
+        candidate = model = self._candidate()
+        candidate.eval()
+        broken, fitted = self._broken(), None
+        if self.calibrate is not None and self.progress.step and self.world.first and not broken:
+            model, fitted = self.calibrate(candidate)
         look = self.validate(model) if self.world.first and not broken else Look(0.0)
         numbers = [look.loss, float(look.score is not None), look.score or 0.0, self._seconds()]
         loss, scored, score, seconds = self.world.agree(numbers)  # seconds, because the next look is due by them
         look = Look(loss, score if scored else None)
         if broken := broken or self._broken(loss):
-            model.train()
+            candidate.train()
             self._roll_back(broken, f"step {self.progress.step}")
             return False
         before, best = self.progress, self._best(look)
@@ -290,11 +296,12 @@ class Trainer:
             plain=before.plain,
             seconds=seconds,
             best=best,
+            calibration=fitted,
             sample=self.listener.sample(model) if self.world.first else "",
         )
         if best and self.world.first:
             self.keep(model)
-        model.train()
+        candidate.train()
         self._after_evaluation(record)
         self.listener.evaluated(self.progress, record)
         self._save()

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from textwright.config import Config
 from textwright.text.batching import Cursor
+from textwright.training.calibration import Calibration
 
 
 class StepRecord(Config):
@@ -44,6 +45,7 @@ class EvaluationRecord(Config):
     plain: int | None = None  # see Progress
     seconds: float
     best: bool
+    calibration: Calibration | None = None  # of the model that was looked at
     sample: str = ""
 
     @property

@@ -107,5 +107,6 @@ class TextTraining(TrainingConfig):
         "random", description="what the embedding begins as: vectors at random, or from what stands around each word"
     )
     calibrate: bool = Field(
-        False, description="recurrent models: after training, fit two numbers of the softmax to the validation text"
+        False,
+        description="recurrent models: before a look, two numbers of the softmax are fitted to the validation text",
     )
