@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from door import Run
 
+from textwright import settings_table
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -115,6 +117,11 @@ def test_budgets_of_the_design() -> None:
     assert functions[-1] <= 100
     assert median(files) <= 150
     assert max(files) <= 500
+
+
+def test_the_page_of_settings_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_table.markdown(), "run: python -m textwright.settings_table > docs/settings.md"
 
 
 def test_benchmark_tables_are_those_of_the_results() -> None:

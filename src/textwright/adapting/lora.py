@@ -42,7 +42,7 @@ RECURRENT = ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_hh_
 class LowRankConfig(Config):
     """Which weights learn, and how."""
 
-    rank: int = Field(16, gt=0)
+    rank: int = Field(16, gt=0, description="inner width of the two thin matrices")
     alpha: float = Field(32.0, gt=0, description="α: the change is scaled by α ÷ rank")
     stabilised: bool = Field(False, description="scaled by α ÷ √rank instead (rsLoRA)")
     magnitude: bool = Field(False, description="the norms of rows learn by themselves (DoRA)")

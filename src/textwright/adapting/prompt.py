@@ -25,7 +25,7 @@ from textwright.models.state import State
 class PromptConfig(Config):
     """How long the prompt is."""
 
-    tokens: int = Field(20, gt=0)
+    tokens: int = Field(20, gt=0, description="embeddings that stand in front of every text")
 
 
 class Extended(nn.Embedding):

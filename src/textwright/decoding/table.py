@@ -38,6 +38,7 @@ NEEDS = {
     "end_growth": "an end token",
     "end_growth_after": "an end token",
     "draft": "a run with the same tokenizer",
+    "top_logprobs": "no source",
 }
 
 

@@ -121,6 +121,8 @@ class NoAlignment(Config):
 
 
 class AdditiveAlignment(Config):
+    """The sum of what query and key say, bent (Bahdanau et al. 2015)."""
+
     kind: Literal["additive"] = "additive"
     coverage: float = Field(0.0, ge=0, description="λ of See et al. 2017, eq. 13; 0: no coverage")
 
@@ -129,6 +131,8 @@ class AdditiveAlignment(Config):
 
 
 class DotAlignment(Config):
+    """The product of query and key (Luong et al. 2015)."""
+
     kind: Literal["dot"] = "dot"
 
     def build(self, width: int, memory: int) -> Alignment:
@@ -138,6 +142,8 @@ class DotAlignment(Config):
 
 
 class GeneralAlignment(Config):
+    """The product with a matrix between them (Luong et al. 2015)."""
+
     kind: Literal["general"] = "general"
 
     def build(self, width: int, memory: int) -> Alignment:
@@ -145,8 +151,10 @@ class GeneralAlignment(Config):
 
 
 class MultiHeadAlignment(Config):
+    """Several scaled products side by side (Vaswani et al. 2017)."""
+
     kind: Literal["multihead"] = "multihead"
-    heads: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0, description="of attention")
 
     def build(self, width: int, memory: int) -> Alignment:
         return MultiHead(width, memory, self.heads)

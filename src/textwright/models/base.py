@@ -118,10 +118,10 @@ class BaseConfig(Config):
     """What every family's configuration has."""
 
     vocab: int = Field(gt=0)
-    width: int = Field(256, gt=0)
-    layers: int = Field(2, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    tied: bool = True
+    width: int = Field(256, gt=0, description="numbers in every layer's output")
+    layers: int = Field(2, gt=0, description="layers on top of each other; with a source, on both sides")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of numbers between layers that are set to 0 in training")
+    tied: bool = Field(True, description="the head compares with the embedding's own vectors")
 
     @property
     def embedded(self) -> int:

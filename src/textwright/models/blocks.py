@@ -48,19 +48,25 @@ GROWTH = 16  # slots by which a cache without a stated capacity grows, or a quar
 class BlockConfig(BaseConfig):
     """What every Transformer block is made of."""
 
-    heads: int = Field(4, gt=0)
+    heads: int = Field(4, gt=0, description="of attention")
     kv_heads: int | None = Field(None, gt=0, description="heads of keys and values; None: as many as heads")
-    head_width: int | None = Field(None, gt=0, description="None: width ÷ heads")
+    head_width: int | None = Field(None, gt=0, description="of attention; None: width ÷ heads")
     window: int = Field(256, gt=0, description="the most tokens a sequence may have")
     inner: int | None = Field(None, gt=0, description="width inside the feed-forward network; None: 4 times width")
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_epsilon: float | None = Field(None, gt=0, description="None: 1e-5 for layernorm, 1e-6 for rmsnorm")
-    norm_place: Literal["pre", "post"] = "pre"
-    positions: Literal["learned", "sinusoidal", "rotary", "relative"] = "rotary"
+    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="what keeps the layers' scale")
+    norm_epsilon: float | None = Field(
+        None, gt=0, description="added to a variance; None: 1e-5 for layernorm, 1e-6 for rmsnorm"
+    )
+    norm_place: Literal["pre", "post"] = Field("pre", description="before each part of a block, or after it")
+    positions: Literal["learned", "sinusoidal", "rotary", "relative"] = Field(
+        "rotary", description="how a token's place is known"
+    )
     rotary_base: float = Field(10000.0, gt=0, description="of rotary positions: larger for longer windows")
-    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = "gelu"
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    bias: bool = False
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = Field(
+        "gelu", description="what bends between its matrices"
+    )
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="of attention's weights")
+    bias: bool = Field(False, description="linear layers have one")
     qkv_bias: bool | None = Field(None, description="of queries, keys and values; None: as bias")
     qk_norm: bool = Field(False, description="queries and keys of self-attention are normalised")
 

@@ -42,7 +42,7 @@ class EncoderDecoderConfig(BlockConfig):
     target's, and `shared` its embedding, too."""
 
     family: Literal["encdec"] = "encdec"
-    encoder_layers: int | None = Field(None, gt=0, description="None: as many as layers")
+    encoder_layers: int | None = Field(None, gt=0, description="of the encoder; None: as many as layers")
     source_vocab: int | None = Field(None, gt=0, description="ids of the source; None: the same as the target's")
     source_window: int = Field(512, gt=0, description="the most tokens a source may have")
     shared: bool = Field(True, description="one embedding for source and target, where they share a vocabulary")

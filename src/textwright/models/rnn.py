@@ -92,7 +92,7 @@ class RecurrentConfig(BaseConfig):
 
 class RNNConfig(RecurrentConfig):
     family: Literal["rnn"] = "rnn"
-    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    nonlinearity: Literal["tanh", "relu"] = Field("tanh", description="what bends a step")
 
     def make_cell(self, inputs: int) -> nn.RNNBase:
         return nn.RNN(inputs, self.width, batch_first=True, nonlinearity=self.nonlinearity)

@@ -52,14 +52,16 @@ class Seq2SeqConfig(BaseConfig):
     """`layers` is the depth of the encoder and of the decoder. With `source_vocab` the source has ids of its own."""
 
     family: Literal["seq2seq"] = "seq2seq"
-    cell: Literal["rnn", "gru", "lstm"] = "gru"
-    bidirectional: bool = True
+    cell: Literal["rnn", "gru", "lstm"] = Field("gru", description="of encoder and decoder")
+    bidirectional: bool = Field(True, description="the encoder reads in both directions")
     encoder_width: int | None = Field(
         None, gt=0, description="of each direction; None: the decoder's, or half of it if need be"
     )
     bridge: Literal["linear", "pass", "none"] = Field("linear", description="how the decoder's first state is made")
     attention: AlignmentConfig = Field(default_factory=GeneralAlignment)
-    input_feeding: bool = False
+    input_feeding: bool = Field(
+        False, description="a step reads what the last one saw in the source (Luong et al. 2015)"
+    )
     source_vocab: int | None = Field(None, gt=0, description="ids of the source; None: the same as the target's")
     shared: bool = Field(True, description="one embedding for source and target, where they share a vocabulary")
     copying: bool = Field(False, description="a pointer may copy tokens of the source (needs a shared vocabulary)")

@@ -43,12 +43,15 @@ RUN = ".textwright.lock"  # marks the folder of a run
 
 
 class SourceConfig(Config):
-    """One source of text.
+    """One source of text. Files packed as .gz are unpacked while they are read; the suffix before .gz says what is in
+    them.
 
-    `path` is a file, a folder, a glob, `builtin:python-docs` or `hf:NAME[:CONFIG][:SPLIT]`; files packed as .gz are
-    unpacked while they are read, and the suffix before .gz says what is in them. `field` names the column
-    of a table that holds the text. `encoding` is detected unless it is given. `documents` says what one document of
-    a plain text file is: the file, each line, or each paragraph (blank lines between them); blank ones are skipped.
+    Attributes:
+        path: a file, a folder, a glob, `builtin:python-docs` or `hf:NAME[:CONFIG][:SPLIT]`.
+        field: the column of a table that holds the text.
+        encoding: detected unless it is given.
+        documents: what one document of a plain text file is: the file, each line, or each paragraph (blank lines
+            between them); blank ones are skipped.
     """
 
     path: str

@@ -56,8 +56,11 @@ WORD = re.compile(r"[^ \t\n]+|\n")
 class TokenizerConfig(Config):
     """Which tokenizer to make.
 
-    `kind` is `auto`, `char`, `byte`, `word`, `bpe`, `spacy:LANG`, `jieba`, or the path of a tokenizer.json (or of its
-    folder). `vocabulary` bounds the number of ids, all included; `min_frequency` drops rarer characters or words.
+    Attributes:
+        kind: `auto`, `char`, `byte`, `word`, `bpe`, `spacy:LANG`, `jieba`, or the path of a tokenizer.json (or of its
+            folder).
+        vocabulary: the most ids, all included.
+        min_frequency: characters or words that are rarer are left out.
     """
 
     kind: str = "auto"

@@ -20,9 +20,9 @@ class AdamConfig(Config):
     """AdamW (Loshchilov and Hutter 2019), or Adam with its decay in the gradient (Kingma and Ba 2015)."""
 
     kind: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.1, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="at its height")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="weights of the past in Adam's two means")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
@@ -39,9 +39,9 @@ class SGDConfig(Config):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="at its height")
+    momentum: float = Field(0.9, ge=0, lt=1, description="weight of the past in the direction")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         parameters = groups(model.parameters(), self.weight_decay)
@@ -52,10 +52,10 @@ class MuonConfig(Config):
     """Muon for the matrices of the layers, AdamW for the rest; see `training.muon`."""
 
     kind: Literal["muon"] = "muon"
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.1, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="at its height")
+    momentum: float = Field(0.95, ge=0, lt=1, description="weight of the past in the direction")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="weights of the past in Adam's two means")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         return self.build_by_rows(model, ())
@@ -109,11 +109,13 @@ class Schedule(Config):
 
 
 class ConstantSchedule(Schedule):
+    """The rate stays where it is."""
+
     kind: Literal["constant"] = "constant"
 
 
 class CosineSchedule(Schedule):
-    """Loshchilov and Hutter 2017, eq. 5, without restarts."""
+    """Down in half a wave of the cosine: Loshchilov and Hutter 2017, eq. 5, without restarts."""
 
     kind: Literal["cosine"] = "cosine"
     floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
@@ -123,6 +125,8 @@ class CosineSchedule(Schedule):
 
 
 class LinearSchedule(Schedule):
+    """Down in a straight line."""
+
     kind: Literal["linear"] = "linear"
     floor: float = Field(0.05, ge=0, le=1, description="share of the rate that is left at the end")
 
@@ -131,7 +135,7 @@ class LinearSchedule(Schedule):
 
 
 class InverseSqrtSchedule(Schedule):
-    """Vaswani et al. 2017, eq. 3: it follows the steps alone."""
+    """Down with the root of the steps alone: Vaswani et al. 2017, eq. 3."""
 
     kind: Literal["inverse_sqrt"] = "inverse_sqrt"
 

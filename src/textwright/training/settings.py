@@ -13,9 +13,9 @@ from textwright.training.optimizer import AdamConfig, CosineSchedule, OptimizerC
 class Budget(Config):
     """How long to train: exactly one of the three."""
 
-    minutes: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    epochs: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, description="of training, its looks and saves included")
+    steps: int | None = Field(None, gt=0, description="of the optimiser")
+    epochs: float | None = Field(None, gt=0, description="passes over the data")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -79,15 +79,17 @@ class TrainingConfig(Config):
     optimizer: OptimizerConfig = Field(default_factory=AdamConfig)
     schedule: ScheduleConfig = Field(default_factory=CosineSchedule)
     averaging: AveragingConfig = Field(default_factory=NoAveraging)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a target that all tokens get (Szegedy et al. 2016)"
+    )
     r_drop: float = Field(0.0, ge=0, description="weight of the distance between two passes with different dropout")
     scheduled_sampling: float = Field(
         0.0, ge=0, lt=1, description="share of tokens read that are the model's own guesses, at the end; it grows"
     )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    device: str = "cpu"
-    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of products; weights stay in float32")
+    device: str = Field("cpu", description="cpu, cuda, cuda:1 …")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and dropout")
     evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
     keep: Literal["loss", "score"] = Field("loss", description="the best weights: by validation loss or task metric")
     patience: int = Field(0, ge=0, description="stop after so many evaluations without improvement; 0: never")
