@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from door import Run
 
 from textwright import settings_table
@@ -102,7 +104,6 @@ def test_constraints_pin_what_the_project_asks_for() -> None:
 
 def test_budgets_of_the_design() -> None:
     """Functions: median at most 10 lines, 95th percentile 50, none over 100. Files: median 150, none over 500."""
-    import ast
     from statistics import median
 
     functions, files = [], []
@@ -117,6 +118,24 @@ def test_budgets_of_the_design() -> None:
     assert functions[-1] <= 100
     assert median(files) <= 150
     assert max(files) <= 500
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_evening_with_the_models_is_true() -> None:
+    """All its blocks, one after the other; the Chinese ones are the same program with other remarks."""
+    graph = torch.is_grad_enabled()
+    try:
+        exec("\n".join(blocks("models.md")), {"__name__": "models"})
+    finally:
+        torch.set_grad_enabled(graph)
+    english, chinese = (
+        [ast.dump(ast.parse(re.sub(r'"""[^"]+"""', "pass", block))) for block in blocks(name)]
+        for name in ("models.md", "models.zh.md")
+    )
+    assert english == chinese
 
 
 def test_the_page_of_settings_is_that_of_the_code() -> None:
