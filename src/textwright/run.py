@@ -67,8 +67,8 @@ class BaseRun(Config):
         base: a run whose weights and tokenizers training begins with, or None.
         adapter: what learns in the place of the base's weights, or None.
         prompt: what learns in front of every text, in the place of the base's weights, or None.
-        frozen: beginnings of names of weights that stay as they are in the base, as in blocks.0.
-        valid_fraction, test_fraction: of the source, where there is no text of its own for it; None: the usual share.
+        frozen: in fine-tuning, weights that stay as they are in the base, by how their names begin, as in blocks.0.
+        valid_fraction, test_fraction: share of the data that is held back where no file is given; None: the usual one.
     """
 
     base: str | None = None
@@ -106,8 +106,8 @@ class ExamplesConfig(Config):
     Attributes:
         fields: the columns of prompt and answer; None: told by their usual names.
         longest: tokens that an example may have; longer ones are left out, and told.
-        kind: "answers" are to be said, of "preferences" one answer rather than the other.
-        beta: of preferences: how dear it is to go away from the base.
+        kind: "answers" are to be said; of "preferences" one answer rather than the other (DPO).
+        beta: of preferences: a larger one keeps the model nearer to the base (β of DPO).
     """
 
     kind: Literal["answers", "preferences"] = "answers"
@@ -203,7 +203,7 @@ class PairRun(BaseRun):
         source_tokenizer: of the source, where it is not the target's.
         cut: the most tokens that are read of a source: its first ones, of a dialogue its last; None: all of them.
         bpe_dropout: share of merges left out at random in training (Provilkov et al. 2020).
-        neighbours: how many of the nearest training pairs a source is read beside, see `text.neighbours`.
+        neighbours: how many of the most similar training pairs, targets included, a source is read beside.
         language: of the target, as in "zh", for the tokens of BLEU; None: told from the text.
         lowercase: metrics do not see case.
     """

@@ -32,12 +32,17 @@ from textwright.training import optimizer, settings
 
 INTRODUCTION = """# Settings
 
-What `--set KEY=VALUE` takes, and what a recipe holds under `run:` (there as a tree: `model: {width: 128}`). A wrong
-key, value or combination is refused, and told with what is meant. Many defaults below are not what a run gets: the plan
-chooses sizes, rates, schedule and precision from the data, the machine and the budget, and `RUN/config.json` shows what
-it chose. `valid` and `test` are told like `source`; `pairs`, `valid_pairs` and `test_pairs` are lists, which a recipe
-holds and the options `--pairs`, `--fields` and `--prefix` make. This page is made from the code
-(`python -m textwright.settings_table`)."""
+What `train` and `finetune` take as `--set KEY=VALUE` (`generate` and its like: [decoding.md](decoding.md)), and what
+a recipe holds under `run:`, there as a tree: `model: {width: 128}`. A wrong key, value or combination is refused, and
+told with what is meant. "–" and "None" mean that nothing is set; to unset a setting write `null`.
+
+Many defaults below are not what a run gets: the plan chooses sizes, optimiser, rates, schedule and precision from the
+data, the machine and the budget, and `RUN/config.json` shows what it chose. Rows after `…kind=NAME` are for that kind
+alone; where neither you nor the plan names one it is `general` (attention), `adamw`, `cosine` and `none` (averaging).
+
+`valid` and `test` are told like `source`, `source_tokenizer` like `tokenizer`; `pairs`, `valid_pairs` and `test_pairs`
+are lists, which a recipe holds and the options `--pairs`, `--fields` and `--prefix` make. This page is made from the
+code (`python -m textwright.settings_table`)."""
 
 SKIPPED = {"family", "vocab", "source_vocab", "base", "task", "named"}  # follow from other options and the data
 
@@ -92,7 +97,12 @@ PARTS: tuple[tuple[str, tuple[tuple[str, type[Config], type[Config] | None], ...
         "Averages of weights",
         tuple(
             ("training.averaging", kind, None)
-            for kind in (settings.EMAAveraging, settings.TailAveraging, settings.TriggeredAveraging)
+            for kind in (
+                settings.NoAveraging,
+                settings.EMAAveraging,
+                settings.TailAveraging,
+                settings.TriggeredAveraging,
+            )
         ),
     ),
     (

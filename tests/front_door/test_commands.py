@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -108,6 +109,28 @@ def test_an_embedding_begins_from_the_text(run: Run, text: Path, tmp_path: Path,
     wide = ("--set", "model.width=512")
     run(*words, "--out", tmp_path / "c", *begun, *wide).fails("training.embedding", "1024", "leave it out")
     assert not (tmp_path / "c" / "config.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="tells files by /proc")
+def test_data_is_on_the_disk_before_it_is_said_to_be_there(
+    run: Run, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a marker without its data would be trained on."""
+    written: list[Path] = []
+    fsync = os.fsync
+
+    def note(number: int) -> None:
+        written.append(Path(f"/proc/self/fd/{number}").readlink())
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    out = tmp_path / "out"
+    assert run("train", text, "--model", "gru", "--steps", "1", "--out", out, *TINY).code == 0
+    marker = next(place for place, path in enumerate(written) if path.name.startswith(".request.json"))
+    before = set(written[:marker])
+    data = {path for path in (out / "data").iterdir() if path.name != "request.json"}
+    assert data and data <= before and out / "data" in before
+    assert out / "data" in written[marker:]  # and the marker's own name
 
 
 def test_what_is_kept_is_calibrated(run: Run, text: Path, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ class LowRankConfig(Config):
     rank: int = Field(16, gt=0, description="inner width of the two thin matrices")
     alpha: float = Field(32.0, gt=0, description="α: the change is scaled by α ÷ rank")
     stabilised: bool = Field(False, description="scaled by α ÷ √rank instead (rsLoRA)")
-    magnitude: bool = Field(False, description="the norms of rows learn by themselves (DoRA)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="of what A reads")
-    packed: Packing | None = Field(None, description="the base stands in so few bits under it (QLoRA)")
+    magnitude: bool = Field(False, description="the length of each row is learned apart from its direction (DoRA)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what the adapter reads")
+    packed: Packing | None = Field(None, description="Transformers: the base is held in so few bits (QLoRA)")
     targets: tuple[str, ...] = Field((), description="ends of names of weights, as in qkv.weight; none: all inner ones")
 
     @property

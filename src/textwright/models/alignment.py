@@ -121,7 +121,7 @@ class NoAlignment(Config):
 
 
 class AdditiveAlignment(Config):
-    """The sum of what query and key say, bent (Bahdanau et al. 2015)."""
+    """vᵀ tanh(W query + U key): a small network compares (Bahdanau et al. 2015)."""
 
     kind: Literal["additive"] = "additive"
     coverage: float = Field(0.0, ge=0, description="λ of See et al. 2017, eq. 13; 0: no coverage")

@@ -53,20 +53,20 @@ class BlockConfig(BaseConfig):
     head_width: int | None = Field(None, gt=0, description="of attention; None: width ÷ heads")
     window: int = Field(256, gt=0, description="the most tokens a sequence may have")
     inner: int | None = Field(None, gt=0, description="width inside the feed-forward network; None: 4 times width")
-    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="what keeps the layers' scale")
+    norm: Literal["layernorm", "rmsnorm"] = Field("layernorm", description="how numbers are normalised")
     norm_epsilon: float | None = Field(
         None, gt=0, description="added to a variance; None: 1e-5 for layernorm, 1e-6 for rmsnorm"
     )
     norm_place: Literal["pre", "post"] = Field("pre", description="before each part of a block, or after it")
     positions: Literal["learned", "sinusoidal", "rotary", "relative"] = Field(
-        "rotary", description="how a token's place is known"
+        "rotary", description="of tokens: a vector, sines, turned queries and keys, a number a distance"
     )
     rotary_base: float = Field(10000.0, gt=0, description="of rotary positions: larger for longer windows")
     feed_forward: Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu"] = Field(
-        "gelu", description="what bends between its matrices"
+        "gelu", description="the function between its matrices; swiglu and geglu have a gate"
     )
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="of attention's weights")
-    bias: bool = Field(False, description="linear layers have one")
+    bias: bool = Field(False, description="linear layers and layernorm have one")
     qkv_bias: bool | None = Field(None, description="of queries, keys and values; None: as bias")
     qk_norm: bool = Field(False, description="queries and keys of self-attention are normalised")
 

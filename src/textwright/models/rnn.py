@@ -59,9 +59,9 @@ class RecurrentConfig(BaseConfig):
     output_dropout: float | None = Field(None, ge=0, lt=1, description="of the last layer's output; None: as dropout")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="of whole words, wherever they stand in a batch")
     weight_drop: float = Field(0.0, ge=0, lt=1, description="of recurrent weights, one mask a batch (DropConnect)")
-    locked: bool = Field(False, description="dropout masks stay the same for all steps of a row")
+    locked: bool = Field(False, description="one dropout mask for all steps of a row (variational dropout)")
     activation_penalty: float = Field(0.0, ge=0, description="α: weight of the outputs' mean square")
-    change_penalty: float = Field(0.0, ge=0, description="β: weight of the mean square of their changes")
+    change_penalty: float = Field(0.0, ge=0, description="β: weight of the mean square of the outputs' changes a step")
 
     @property
     def embedded(self) -> int:
@@ -92,7 +92,7 @@ class RecurrentConfig(BaseConfig):
 
 class RNNConfig(RecurrentConfig):
     family: Literal["rnn"] = "rnn"
-    nonlinearity: Literal["tanh", "relu"] = Field("tanh", description="what bends a step")
+    nonlinearity: Literal["tanh", "relu"] = Field("tanh", description="the function at every step")
 
     def make_cell(self, inputs: int) -> nn.RNNBase:
         return nn.RNN(inputs, self.width, batch_first=True, nonlinearity=self.nonlinearity)

@@ -57,10 +57,12 @@ class Seq2SeqConfig(BaseConfig):
     encoder_width: int | None = Field(
         None, gt=0, description="of each direction; None: the decoder's, or half of it if need be"
     )
-    bridge: Literal["linear", "pass", "none"] = Field("linear", description="how the decoder's first state is made")
+    bridge: Literal["linear", "pass", "none"] = Field(
+        "linear", description="the decoder's first state: the encoder's last, learned or as it is, or zeros"
+    )
     attention: AlignmentConfig = Field(default_factory=GeneralAlignment)
     input_feeding: bool = Field(
-        False, description="a step reads what the last one saw in the source (Luong et al. 2015)"
+        False, description="a step reads the output before, with what it saw (Luong et al. 2015)"
     )
     source_vocab: int | None = Field(None, gt=0, description="ids of the source; None: the same as the target's")
     shared: bool = Field(True, description="one embedding for source and target, where they share a vocabulary")

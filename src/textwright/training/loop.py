@@ -473,7 +473,7 @@ def moving(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def triggered(evaluations: Sequence[EvaluationRecord], patience: int) -> bool:
-    """The loss of an evaluation was above the best of those that lay `patience` evaluations or more before it."""
+    """The loss of an evaluation was above the best of those that lay more than `patience` before it."""
     losses = [record.valid_loss for record in evaluations]
     return any(loss > min(losses[: place - patience]) for place, loss in enumerate(losses) if place > patience)
 

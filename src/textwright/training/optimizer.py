@@ -20,9 +20,11 @@ class AdamConfig(Config):
     """AdamW (Loshchilov and Hutter 2019), or Adam with its decay in the gradient (Kingma and Ba 2015)."""
 
     kind: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="at its height")
+    learning_rate: float = Field(
+        1e-3, gt=0, allow_inf_nan=False, description="the highest one, reached after the warm-up"
+    )
     betas: tuple[float, float] = Field((0.9, 0.99), description="weights of the past in Adam's two means")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices")
+    weight_decay: float = Field(0.1, ge=0, description="how strongly matrices are pulled to 0; vectors are not")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
@@ -39,9 +41,11 @@ class SGDConfig(Config):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
-    learning_rate: float = Field(1.0, gt=0, allow_inf_nan=False, description="at its height")
+    learning_rate: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="the highest one, reached after the warm-up"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="weight of the past in the direction")
-    weight_decay: float = Field(0.0, ge=0, description="of matrices")
+    weight_decay: float = Field(0.0, ge=0, description="how strongly matrices are pulled to 0; vectors are not")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         parameters = groups(model.parameters(), self.weight_decay)
@@ -52,10 +56,12 @@ class MuonConfig(Config):
     """Muon for the matrices of the layers, AdamW for the rest; see `training.muon`."""
 
     kind: Literal["muon"] = "muon"
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False, description="at its height")
+    learning_rate: float = Field(
+        1e-3, gt=0, allow_inf_nan=False, description="the highest one, reached after the warm-up"
+    )
     momentum: float = Field(0.95, ge=0, lt=1, description="weight of the past in the direction")
     betas: tuple[float, float] = Field((0.9, 0.99), description="weights of the past in Adam's two means")
-    weight_decay: float = Field(0.1, ge=0, description="of matrices")
+    weight_decay: float = Field(0.1, ge=0, description="how strongly matrices are pulled to 0; vectors are not")
 
     def build(self, model: LanguageModel) -> torch.optim.Optimizer:
         return self.build_by_rows(model, ())
@@ -160,7 +166,7 @@ class PlateauSchedule(Schedule):
     kind: Literal["plateau"] = "plateau"
     floor: float = Field(0.01, ge=0, le=1, description="share of the rate below which it does not fall")
     factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied by")
-    patience: int = Field(1, ge=0, description="evaluations without improvement before it is")
+    patience: int = Field(1, ge=0, description="evaluations in a row that may bring no improvement before it is")
 
     def after(self, spent: float, step: int, drops: int) -> float:
         return max(self.floor, self.factor**drops)

@@ -62,7 +62,9 @@ class TriggeredAveraging(Config):
     algorithm 1), for a rate that stays high."""
 
     kind: Literal["triggered"] = "triggered"
-    patience: int = Field(5, ge=1, description="evaluations before the latest that it is not compared with")
+    patience: int = Field(
+        5, ge=1, description="it begins when a loss is above the best of those before the last so many"
+    )
 
 
 AveragingConfig = Annotated[
@@ -82,16 +84,25 @@ class TrainingConfig(Config):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a target that all tokens get (Szegedy et al. 2016)"
     )
-    r_drop: float = Field(0.0, ge=0, description="weight of the distance between two passes with different dropout")
+    r_drop: float = Field(
+        0.0,
+        ge=0,
+        description="with a source: weight of the distance of two passes with other dropout (Liang et al. 2021)",
+    )
     scheduled_sampling: float = Field(
-        0.0, ge=0, lt=1, description="share of tokens read that are the model's own guesses, at the end; it grows"
+        0.0,
+        ge=0,
+        lt=1,
+        description="with a source: share of tokens read that are its own guesses, at the end; it grows",
     )
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of products; weights stay in float32")
     device: str = Field("cpu", description="cpu, cuda, cuda:1 …")
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and dropout")
     evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
-    keep: Literal["loss", "score"] = Field("loss", description="the best weights: by validation loss or task metric")
+    keep: Literal["loss", "score"] = Field(
+        "loss", description="the best weights: of the lowest loss, or with a source of the best score"
+    )
     patience: int = Field(0, ge=0, description="stop after so many evaluations without improvement; 0: never")
     log_every: int = Field(10, ge=1, description="steps between records of the history")
     save_seconds: float = Field(60.0, ge=0, description="least time between saves of the training state")
@@ -101,7 +112,7 @@ class TextTraining(TrainingConfig):
     """Of texts that go on: they are cut into rows."""
 
     context: int = Field(256, gt=0, description="tokens a row is trained on at once")
-    varied_context: bool = Field(False, description="recurrent models: stretches of different lengths around it")
+    varied_context: bool = Field(False, description="recurrent models: batches of different lengths around context")
     softmax_samples: int = Field(
         0, ge=0, description="words that the softmax is estimated from in training, for large vocabularies; 0: all"
     )
