@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from textwright.config import override
-from textwright.errors import ConfigError, TrainingError, nearest
+from textwright.errors import ConfigError, TextwrightError, TrainingError, nearest
 from textwright.example_job import ExampleJob
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
@@ -259,13 +259,16 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
 
 
 class _Sampler(Listener):
-    """Writes a sample at every evaluation."""
+    """Writes a sample at every evaluation. Where the model cannot write, its next loss tells why: training goes on."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def sample(self, model: LanguageModel) -> str:
-        return self.job.sample(model)
+        try:
+            return self.job.sample(model)
+        except TextwrightError as error:
+            return f"({error})"
 
 
 def default_folder(source: str, family: str) -> Path:

@@ -103,7 +103,7 @@ def test_a_conversation(run: Run, imported: Path, trained: dict[str, Path], monk
     long = model.conversation_ids(["Hi" * 90, "Hello", "Bye"], None, 5)
     assert model.tokenizer.decode(long) == "user: Bye\n"
     for strategy in ("beam", "contrastive"):  # which cannot forget: the line is taken back, the talk goes on
-        said("Hi", "The quick brown fox " * 9, "Bye")
+        said("Hi", "The quick brown fox " * 30, "Bye")
         talk = run(*asked[:2], "--max-new-tokens", "5", "--strategy", strategy)
         assert talk.code == 0, talk.err
         assert "It was not said" in talk.err

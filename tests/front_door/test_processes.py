@@ -70,6 +70,7 @@ def launch(
     result = subprocess.run([sys.executable, *start, *words], capture_output=True, text=True, check=False)
     assert bool(result.returncode) == bool(fails), result.stderr[-3000:]
     assert fails in result.stderr
+    assert "Warning" not in result.stderr
 
 
 def curve(out: Path) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,18 @@ def test_broken_weights_are_rolled_back_named_and_never_saved(tmp_path: Path) ->
     assert "weight embed.weight" in poison.notices[0]  # tied with the head's
     assert "Rolled back to step 4" in poison.notices[0]
     assert all(bool(p.isfinite().all()) for p in subject.tensors.model.parameters())
+
+
+def test_a_roll_back_to_the_beginning_forgets_what_rows_carried(tmp_path: Path) -> None:
+    """Of several processes each would have taken its share of its own share, too."""
+    subject = trainer(tmp_path, "lstm")
+    subject._resume()
+    for batch, cursor in islice(subject.batches.batches(subject.progress.cursor), 2):
+        assert subject._step(0.0, batch, cursor)
+    assert subject.tensors.carried is not None
+    subject._roll_back("a weight", "step 2")
+    assert subject.progress.step == 0
+    assert subject.tensors.carried is None
 
 
 def test_a_run_that_always_diverges_ends_with_advice(tmp_path: Path) -> None:

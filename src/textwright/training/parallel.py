@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -74,7 +75,10 @@ class World:
         """The module with gradients averaged over all processes (Li et al. 2020, DistributedDataParallel)."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # torch 2.13 calls it `forward_sync_buffers`; older ones do not know that name.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(module, broadcast_buffers=False)
 
     def join_rows(self, state: State | None) -> State | None:
         """The whole batch's state from every process's rows, which hold global rows rank, rank + size, …"""

@@ -71,8 +71,8 @@ def load(path: Path, tensors: Tensors) -> Progress:
         fill(learned(_averaged(tensors.average)), path / "average.safetensors")
         count = load_tensors(path / "count.safetensors")["n_averaged"]
         tensors.average.n_averaged.copy_(count)
-    if (path / "carried.safetensors").exists():
-        tensors.carried = _restore(tensors.model, load_tensors(path / "carried.safetensors"))
+    carried = path / "carried.safetensors"  # not before the first step
+    tensors.carried = _restore(tensors.model, load_tensors(carried)) if carried.exists() else None
     return progress
 
 
