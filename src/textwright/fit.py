@@ -105,6 +105,10 @@ def fit(asked: Mapping[str, Any], out: Path, audience: Audience, *, tensorboard:
             if not prepared:
                 world.agree([0.0])
     except (RuntimeError, MemoryError) as error:
+        if parallel.lost(error):
+            raise TrainingError(
+                "another process of this run ended: its message says why. The same command goes on from the last save"
+            ) from None
         if not is_memory(error):
             raise
         raise TrainingError("out of memory: a smaller model (--set model.width=…) and another --out fit") from None
@@ -236,8 +240,8 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
         job.epoch_tokens,
         out / "training",
         validate=lambda model: job.validate(model, trained=trainer.progress.step > 0),
+        calibrate=lambda model: job.calibrate(model, trained=trainer.progress.step > 0),
         keep=keep,
-        calibrate=job.calibrate(),
         listener=Listeners(*listeners),
         world=world,
         sampler=job.sampler(model.device),

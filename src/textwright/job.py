@@ -14,8 +14,9 @@ from textwright.reporting import Section, Table
 from textwright.run import PairRun, TextRun
 from textwright.text.batching import Batches
 from textwright.text.corpus import Progress
+from textwright.training.calibration import Calibration
 from textwright.training.hardware import Hardware
-from textwright.training.loop import Begin, Calibrate
+from textwright.training.loop import Begin
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -104,9 +105,9 @@ class Job(ABC):
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
         """A look at the validation data; a shorter one while nothing was trained."""
 
-    def calibrate(self) -> Calibrate | None:
-        """What fits a trained model to the validation data before it is looked at and kept; None: nothing does."""
-        return None
+    def calibrate(self, model: LanguageModel, *, trained: bool) -> tuple[LanguageModel, Calibration | None]:
+        """The model that is looked at and kept, and how it was fitted to the validation data; None: it was not."""
+        return model, None
 
     @abstractmethod
     def sample(self, model: LanguageModel) -> str:

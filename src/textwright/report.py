@@ -16,6 +16,7 @@ from textwright.reporting.tables import Table
 from textwright.run import Manifest
 from textwright.training.checkpoint import write_file
 from textwright.training.records import EvaluationRecord, Progress
+from textwright.training.settings import TextTraining
 
 
 def write_report(
@@ -90,9 +91,12 @@ def _learning(progress: Progress, unit: str) -> list[Block]:
 
 def _apart(manifest: Manifest) -> list[Block]:
     """Why the two curves of the loss are not the same measure."""
-    if not manifest.config.model.dropout:
-        return []
-    return ["The training loss is measured with dropout, the validation loss without: it may be lower."]
+    told: list[Block] = []
+    if manifest.config.model.dropout:
+        told.append("The training loss is measured with dropout, the validation loss without: it may be lower.")
+    if isinstance(training := manifest.config.training, TextTraining) and training.calibrate:
+        told.append("The validation loss is that of a model that was fitted to a part of that text, by two numbers.")
+    return told
 
 
 def _scores(looks: Sequence[EvaluationRecord]) -> Block:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ from textwright.run import (
 )
 from textwright.run_model import begin_from, learned_since
 from textwright.text.batching import Batches, Streams, Windows
-from textwright.text.corpus import Progress, counted, open_prepared, prepare
+from textwright.text.corpus import Corpus, Progress, counted, open_prepared, prepare
 from textwright.text.sources import SourceConfig, alike, files, fingerprint
 from textwright.text.tokenizers import TokenizerConfig
-from textwright.training import calibration, cooccurrence
-from textwright.training.calibration import Calibration
+from textwright.training import cooccurrence
+from textwright.training.calibration import Calibration, calibrated
 from textwright.training.hardware import Hardware
-from textwright.training.loop import Begin, Calibrate
+from textwright.training.loop import Begin
 from textwright.training.parallel import World
 from textwright.training.records import Look
 from textwright.training.sampled import Sampler
@@ -142,7 +143,7 @@ class TextJob(Job):
 
     def sampler(self, device: torch.device) -> Sampler | None:
         size = self.config.training.softmax_samples
-        return Sampler(self._counts().to(device), size) if size else None
+        return Sampler(self._counts.to(device), size) if size else None
 
     def begin(self) -> Begin | None:
         if self.config.training.embedding == "random":
@@ -151,25 +152,31 @@ class TextJob(Job):
         return lambda model: cooccurrence.embed(model.embed, self.data.train, seed, read)
 
     def validate(self, model: LanguageModel, *, trained: bool) -> Look:
-        quick = min(QUICK, max(LEAST, int(LOOK / (2 * model.count_parameters()))))
-        part = head(self.data.valid, quick if trained or self.config.base is not None else FIRST)
+        part = self._part(model) if self._knows(trained) else head(self.data.valid, FIRST)
         stride = None if model.window is None else min(model.window, WIDE)
         precision = self.config.training.precision
         total, tokens, _ = score(model, part, self.generation.first, stride=stride, precision=precision)
         return Look(total / tokens)
 
-    def calibrate(self) -> Calibrate | None:
-        return self._calibrated if self.config.training.calibrate else None
-
-    def _calibrated(self, model: LanguageModel) -> tuple[LanguageModel, Calibration]:
+    def calibrate(self, model: LanguageModel, *, trained: bool) -> tuple[LanguageModel, Calibration | None]:
+        if not (self.config.training.calibrate and self._knows(trained)):
+            return model, None
         assert isinstance(model, RecurrentLM)  # the configuration says so
-        part = head(self.data.valid, calibration.READ)
+        part = self._part(model)
         batches, _ = batches_of(model, part, self.generation.first, None)
-        return calibration.calibrated(model, batches, len(part.tokens), self._counts())
+        return calibrated(model, batches, len(part.tokens), self._counts)
+
+    def _knows(self, trained: bool) -> bool:
+        return trained or self.config.base is not None
+
+    def _part(self, model: LanguageModel) -> Corpus:
+        """The beginning of the validation text, as much as a look at it is worth."""
+        return head(self.data.valid, min(QUICK, max(LEAST, int(LOOK / (2 * model.count_parameters())))))
 
     def sample(self, model: LanguageModel) -> str:
         return sample_text(model, self.data.tokenizer, self.generation, SAMPLE)
 
+    @cached_property
     def _counts(self) -> Tensor:
         """(vocabulary,): how often each token stands in the training text."""
         return counted(self.data.train, self.data.train.facts.vocabulary)

@@ -15,7 +15,11 @@ from door import POEM, TINY, Run
 from safetensors.torch import load_file
 
 import textwright
+from textwright.fit import open_job
+from textwright.run import read_manifest
+from textwright.run_model import load_model
 from textwright.text.corpus import counted, open_prepared
+from textwright.training.state import newest, read_progress
 
 
 def test_train_prints_a_plan_progress_a_comparison_and_a_verdict(run: Run, text: Path, tmp_path: Path) -> None:
@@ -144,12 +148,22 @@ def test_what_is_kept_is_calibrated(run: Run, text: Path, tmp_path: Path) -> Non
     told = re.search(r"are calibrated: .* the loss was (\S+) and became (\S+)\.$", results[1].out, re.MULTILINE)
     assert told is not None and "calibrated" not in results[0].out
     assert float(told[2]) < float(told[1])
-    losses = []
+    last = []
     for name in ("plain", "gru"):
-        state = json.loads(next((tmp_path / name / "training").glob("step-*/progress.json")).read_text())
-        losses.append(state["evaluations"][-1]["valid_loss"])
-        assert state["best_loss"] == min(look["valid_loss"] for look in state["evaluations"])
-    assert losses[1] < losses[0]
+        state = read_progress(newest(tmp_path / name / "training"))
+        last.append(state.evaluations[-1])
+        assert state.evaluations[0].calibration is None  # nothing was learned yet
+        assert state.best_loss == min(look.valid_loss for look in state.evaluations)
+        config = read_manifest(tmp_path / name).config
+        model = load_model(tmp_path / name, config, torch.device("cpu"))
+        look = open_job(config, tmp_path / name).validate(model, trained=True)
+        assert look.loss == pytest.approx(state.best_loss, rel=1e-6)  # what is kept is what was looked at
+    assert last[1].valid_loss < last[0].valid_loss
+    assert last[0].calibration is None and last[1].calibration is not None
+    more = ("finetune", tmp_path / "gru", text, "--steps", "2", *asked, "--out", tmp_path / "more")
+    assert run(*more).code == 0
+    begun = read_progress(newest(tmp_path / "more" / "training")).evaluations[0]
+    assert begun.calibration is not None  # the base is compared with what follows, on one footing
     again = run(*words, "--model", "gru", "--out", tmp_path / "gru", *asked)  # complete: nothing is fitted once more
     assert told[0] in again.out
     run(*words, "--model", "transformer", "--out", tmp_path / "t", *asked).fails("training.calibrate", "recurrent")

@@ -36,6 +36,22 @@ atexit.register(note, "after-")
 runpy.run_module("textwright", run_name="__main__")
 """
 
+# The command, in whose first process the disk is full after two steps.
+FULL = """
+import os, runpy
+from textwright.errors import CheckpointError
+from textwright.training import state
+
+def save(folder, progress, tensors):
+    if progress.step >= 2:
+        raise CheckpointError("cannot write the save: No space left on device")
+    whole(folder, progress, tensors)
+
+if os.environ["RANK"] == "0":
+    whole, state.save = state.save, save
+runpy.run_module("textwright", run_name="__main__")
+"""
+
 
 def launch(
     text: Path,
@@ -46,7 +62,7 @@ def launch(
     program: tuple[str, ...] = ("-m", "textwright"),
     fails: str = "",
     **changes: object,
-) -> None:
+) -> str:
     """`torchrun` (or plain Python for one process) with a global batch that does not depend on their number."""
     settings = {
         "model.width": 16,
@@ -71,6 +87,7 @@ def launch(
     assert bool(result.returncode) == bool(fails), result.stderr[-3000:]
     assert fails in result.stderr
     assert "Warning" not in result.stderr
+    return result.stderr
 
 
 def curve(out: Path) -> list[float]:
@@ -114,6 +131,16 @@ def test_a_process_leaves_no_thread_of_its_group_behind(text: Path, tmp_path: Pa
         within, after = ((tmp_path / f"{when}-{rank}").read_text(encoding="utf-8") for when in ("within", "after"))
         assert "gloo" in within
         assert after and "gloo" not in after
+
+
+def test_a_process_whose_first_one_failed_does_not_take_it_for_a_defect(text: Path, tmp_path: Path) -> None:
+    script = tmp_path / "full.py"
+    script.write_text(FULL, encoding="utf-8")
+    told = launch(text, tmp_path / "run", "lstm", 2, steps=4, program=(str(script),), fails="No space left on device")
+    assert "defect" not in told
+    assert "gloo" not in told
+    launch(text, tmp_path / "run", "lstm", 2, steps=4)  # nothing is lost
+    assert len(curve(tmp_path / "run")) == 4
 
 
 @pytest.mark.parametrize("family", ["transformer", "lstm"])

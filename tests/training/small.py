@@ -12,7 +12,7 @@ from textwright.models import GRUConfig, LanguageModel, LSTMConfig, TransformerC
 from textwright.text.batching import Streams, Windows
 from textwright.text.corpus import Corpus, Facts, counted
 from textwright.training.callbacks import Listener
-from textwright.training.loop import Begin, Trainer
+from textwright.training.loop import Begin, Calibrate, Trainer
 from textwright.training.parallel import World
 from textwright.training.records import Look, Progress
 from textwright.training.sampled import Sampler
@@ -63,6 +63,7 @@ def trainer(
     steps: int = 12,
     model: LanguageModel | None = None,
     begin: Begin | None = None,
+    calibrate: Calibrate = lambda model: (model, None),
     **changes: Any,
 ) -> Trainer:
     """`softmax_samples` among the changes makes the sampler, too."""
@@ -94,6 +95,7 @@ def trainer(
         data.facts.tokens,
         folder,
         validate=validate,
+        calibrate=calibrate,
         keep=lambda model: None,
         listener=listener or Recorder(),
         world=World(),

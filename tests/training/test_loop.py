@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from small import MODELS, VOCAB, Recorder, corpus, losses, trainer
 from textwright.errors import TrainingError
 from textwright.models import LanguageModel
 from textwright.text.batching import Streams
-from textwright.training import loop
+from textwright.training import loop, state
 from textwright.training.loop import triggered
 from textwright.training.optimizer import (
     AdamConfig,
@@ -26,7 +28,7 @@ from textwright.training.optimizer import (
     SGDConfig,
 )
 from textwright.training.records import EvaluationRecord, Look, Progress
-from textwright.training.settings import Budget, EMAAveraging, TailAveraging, TriggeredAveraging
+from textwright.training.settings import Budget, EMAAveraging, NoAveraging, TailAveraging, TriggeredAveraging
 
 
 class Stopper(Recorder):
@@ -186,6 +188,15 @@ def test_broken_weights_are_rolled_back_named_and_never_saved(tmp_path: Path) ->
     assert all(bool(p.isfinite().all()) for p in subject.tensors.model.parameters())
 
 
+def test_a_halved_rate_outlives_the_process(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, "lstm")
+    subject._resume()
+    subject._roll_back("a weight", "step 0")
+    again = trainer(tmp_path, "lstm")
+    again._resume()
+    assert again.progress.easing == 0.5
+
+
 def test_a_roll_back_to_the_beginning_forgets_what_rows_carried(tmp_path: Path) -> None:
     """Of several processes each would have taken its share of its own share, too."""
     subject = trainer(tmp_path, "lstm")
@@ -284,6 +295,57 @@ def test_a_larger_budget_survives_a_roll_back(tmp_path: Path) -> None:
     progress = subject.run()
     assert "Rolled back to step 5" in poison.notices[0]
     assert progress.step == 12
+
+
+def test_a_larger_budget_begins_its_tail_anew(tmp_path: Path) -> None:
+    """Also when it is interrupted before its first step."""
+    options = {"averaging": TailAveraging(tail=0.5)}
+    trainer(tmp_path, steps=6, **options).run()
+    for _ in range(2):
+        subject = trainer(tmp_path, steps=12, **options)
+        subject._resume()
+        assert int(subject.tensors.average.n_averaged) == 0
+        subject._save()
+
+
+def test_looks_take_time_that_is_told_and_not_given_back(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, steps=2, evaluations=2)
+    look = 0.05
+
+    def validate(model: LanguageModel) -> Look:
+        time.sleep(look)
+        return Look(1.0)
+
+    subject.validate = validate
+    assert subject.run().seconds > 3 * look
+    assert state.read_progress(state.newest(tmp_path)) == subject.progress
+
+
+@pytest.mark.parametrize("averaging", [NoAveraging(), EMAAveraging(decay=0.9)], ids=["plain", "ema"])
+def test_the_calibrated_model_is_looked_at_and_kept_and_the_other_one_trained(tmp_path: Path, averaging: Any) -> None:
+    made: list[LanguageModel] = []
+
+    def calibrate(model: LanguageModel) -> tuple[LanguageModel, None]:
+        assert not model.training
+        made.append(deepcopy(model))
+        made[-1].adjust(0.5, torch.zeros(VOCAB))
+        return made[-1], None
+
+    plain = trainer(tmp_path / "plain", "lstm", averaging=averaging)
+    subject = trainer(tmp_path / "calibrated", "lstm", averaging=averaging, calibrate=calibrate)
+    seen: list[LanguageModel] = []
+    kept: list[LanguageModel] = []
+
+    def validate(model: LanguageModel) -> Look:
+        seen.append(model)
+        return Look(10.0 - len(seen))
+
+    subject.validate, subject.keep = validate, kept.append
+    assert losses(subject.run()) == losses(plain.run())  # under dropout
+    assert [id(model) for model in seen] == [id(model) for model in kept] == [id(model) for model in made]
+    assert len(made) == 4
+    for one, other in zip(subject.tensors.model.parameters(), plain.tensors.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_gradient_norms_of_layers_are_in_the_history(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def trainer(folder: Path, model: EncoderDecoder, supply: Buckets, listener: Reco
         supply.sides.target.facts.tokens,
         folder,
         validate=validate,
+        calibrate=lambda model: (model, None),
         keep=lambda model: None,
         listener=listener,
         world=World(),

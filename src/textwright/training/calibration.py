@@ -12,11 +12,11 @@ Axes: N positions, W width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor
 
 from textwright.config import Config
@@ -24,8 +24,7 @@ from textwright.models.base import renewed
 from textwright.models.rnn import RecurrentLM
 from textwright.text.batching import IGNORE, Batch
 
-READ = 50_000  # tokens of the validation text that are read at most
-FITTED = 4_096  # and those of them, evenly spread, whose loss is made small: two numbers need no more
+FITTED = 4_096  # tokens at most, evenly spread, whose loss is made small: two numbers need no more
 INERTIA = 10  # tokens whose loss is least at the beginning
 ROUNDS = 12
 STRIDE = 0.5  # the farthest that a number moves in a round: where a model is very sure, a whole step leads astray
@@ -36,8 +35,6 @@ CHUNK = 1 << 22  # logits at once
 
 class Calibration(Config):
     """The two numbers, and the loss in nats a token before and after, over `tokens` validation tokens."""
-
-    model_config = ConfigDict(allow_inf_nan=True)  # of weights that are about to be rolled back
 
     scale: float
     frequency: float
@@ -55,8 +52,9 @@ class Calibration(Config):
 @torch.no_grad()
 def calibrated(
     model: RecurrentLM, batches: Iterable[Batch], tokens: int, counts: Tensor
-) -> tuple[RecurrentLM, Calibration]:
-    """A copy of the model with the two numbers in its weights, and what they are.
+) -> tuple[RecurrentLM, Calibration | None]:
+    """A copy of the model with the two numbers in its weights, and what they are; the model itself and None where its
+    loss is not finite.
 
     Args:
         model: on its device, in evaluation mode.
@@ -67,6 +65,8 @@ def calibrated(
     frequency = (frequency - frequency.logsumexp(0)).float()
     hidden, targets = _read(model, batches, -(-tokens // FITTED))
     (scale, weight), before, after = _fitted(model, hidden, targets, frequency)
+    if not math.isfinite(after):  # of broken weights: the look finds them, and training is rolled back
+        return model, None
     copy = deepcopy(model)
     copy.adjust(scale, weight * frequency)
     size = len(targets)

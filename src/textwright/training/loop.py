@@ -42,7 +42,7 @@ SPENT = "the budget is spent"
 LIMIT = 3  # rejected steps in a row before training rolls back, and roll-backs before it gives up
 
 Begin = Callable[[LanguageModel], None]
-Calibrate = Callable[[LanguageModel], tuple[LanguageModel, Calibration]]
+Calibrate = Callable[[LanguageModel], tuple[LanguageModel, Calibration | None]]
 Validate = Callable[[LanguageModel], Look]
 Keep = Callable[[LanguageModel], None]
 
@@ -61,11 +61,12 @@ class Trainer:
         corpus_tokens: targets in one epoch, for budgets in epochs.
         folder: where the training state is saved; the newest save there is resumed.
         validate: looks at the validation text with a model in evaluation mode; called in the first process.
+        calibrate: makes the model that is looked at and kept, which may be the one it is given; called in the first
+            process.
         keep: saves a model that is the best so far; called in the first process.
         listener: is told what happens.
         world: all processes of the run.
         sampler: estimates the softmax in training.
-        calibrate: makes the model that is looked at and kept from a trained one; called in the first process.
         begin: prepares a new model before the first step; called in the first process, the others take its weights.
     """
 
@@ -78,11 +79,11 @@ class Trainer:
         folder: Path,
         *,
         validate: Validate,
+        calibrate: Calibrate,
         keep: Keep,
         listener: Listener,
         world: World,
         sampler: Sampler | None = None,
-        calibrate: Calibrate | None = None,
         begin: Begin | None = None,
     ) -> None:
         self.config, self.corpus_tokens, self.folder = config, corpus_tokens, folder
@@ -263,6 +264,8 @@ class Trainer:
         self._set(easing=easing, seconds=seconds)
         self._began = time.monotonic() - seconds
         self.rejected = 0
+        if self.world.first:  # a run that is killed now does not begin with the old rate
+            saves.save(self.folder, self.progress, self.tensors)
         self.listener.notice(
             f"Not finite: {where} ({place}). Rolled back to step {self.progress.step}; the learning rate is halved."
         )
@@ -274,7 +277,7 @@ class Trainer:
         candidate = model = self._candidate()
         candidate.eval()
         broken, fitted = self._broken(), None
-        if self.calibrate is not None and self.progress.step and self.world.first and not broken:
+        if self.world.first and not broken:
             model, fitted = self.calibrate(candidate)
         look = self.validate(model) if self.world.first and not broken else Look(0.0)
         numbers = [look.loss, float(look.score is not None), look.score or 0.0, self._seconds()]
@@ -360,6 +363,7 @@ class Trainer:
         return True
 
     def _save(self) -> None:
+        self._set(seconds=self._seconds())  # a look may have taken some since the last step
         own = self.tensors.carried
         self.tensors.carried = self.world.join_rows(own)
         if self.world.first:
@@ -371,24 +375,23 @@ class Trainer:
     def _resume(self) -> None:
         path = saves.newest(self.folder)
         (fresh,) = self.world.agree([float(path is None)])  # before the first process writes anything
+        self._began = time.monotonic()
         if fresh or path is None:
             self._begin_anew()
             self._save()
         else:
             self._load(path)
-        self._began = time.monotonic() - self.progress.seconds
+            self._began -= self.progress.seconds
         self.listener.started(self.progress)
 
     def _begin_anew(self) -> None:
         """What is done to a new model costs time of the budget, as its steps do."""
         if self.begin is None:
             return
-        began = time.monotonic()
         self.listener.notice("Preparing the new model from the text: this counts towards the budget.")
         if self.world.first:
             self.begin(self.tensors.model)
         self.world.spread(self.tensors.model)
-        self._set(seconds=time.monotonic() - began)
 
     def _load(self, path: Path) -> None:
         self.progress = saves.load(path, self.tensors)

@@ -99,6 +99,11 @@ class World:
         return map_leaves(lambda leaf: leaf[self.rank :: self.size].contiguous(), state)
 
 
+def lost(error: Exception) -> bool:
+    """Another process is gone: NCCL tells it by the error's type, gloo in words alone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def join() -> World:
     """The world that `torchrun` made, or a world of one process."""
     size = int(os.environ.get("WORLD_SIZE", "1"))

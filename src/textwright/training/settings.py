@@ -13,7 +13,9 @@ from textwright.training.optimizer import AdamConfig, CosineSchedule, OptimizerC
 class Budget(Config):
     """How long to train: exactly one of the three."""
 
-    minutes: float | None = Field(None, gt=0, description="of training, its looks and saves included")
+    minutes: float | None = Field(
+        None, gt=0, description="of training, looks and saves in between included; the last ones come after"
+    )
     steps: int | None = Field(None, gt=0, description="of the optimiser")
     epochs: float | None = Field(None, gt=0, description="passes over the data")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from textwright.training.checkpoint import (
     optimizer_tensors,
     read_json,
     save_tensors,
+    write_file,
     write_folder,
     write_json,
 )
@@ -48,7 +50,9 @@ def save(folder: Path, progress: Progress, tensors: Tensors) -> None:
     """Write a new save and drop the older ones. Nothing is written when a weight is not finite."""
     check_finite(tensors.model)
     target = folder / f"step-{progress.step:09d}"
-    if target.exists():  # the same step again, with more seconds or a reason to end
+    if target.exists():  # the same step again: more seconds, a reason to end or to go on
+        if tensors.average is not None:
+            write_file(target / "count.safetensors", partial(_count, tensors.average))
         write_json(target / "progress.json", progress.dump())
     else:
         write_folder(target, lambda temporary: _fill(temporary, progress, tensors))
@@ -81,10 +85,14 @@ def _fill(folder: Path, progress: Progress, tensors: Tensors) -> None:
     save_tensors(folder / "optimizer.safetensors", optimizer_tensors(tensors.optimizer))
     if tensors.average is not None:
         save_tensors(folder / "average.safetensors", learned(_averaged(tensors.average)))
-        save_tensors(folder / "count.safetensors", {"n_averaged": tensors.average.n_averaged})
+        _count(tensors.average, folder / "count.safetensors")
     if tensors.carried is not None:
         save_tensors(folder / "carried.safetensors", _leaves(tensors.carried))
     (folder / "progress.json").write_text(progress.model_dump_json(), encoding="utf-8")
+
+
+def _count(average: AveragedModel, path: Path) -> None:
+    save_tensors(path, {"n_averaged": average.n_averaged})
 
 
 def _averaged(average: AveragedModel) -> nn.Module:
