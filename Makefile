@@ -21,6 +21,7 @@ bench: export CUDA_VISIBLE_DEVICES :=
 bench: .venv/dev .peers/ready
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/agreement.py
 	$(BIN)/python benchmarks/curves.py tinyshakespeare --peers .peers/bin/python
 	$(BIN)/python benchmarks/generation.py --peers .peers/bin/python
 	$(BIN)/python benchmarks/tables.py

@@ -1,9 +1,10 @@
-"""Results of the benchmarks: kept as JSON, one file a part, and shown as the tables of docs/benchmarks.md.
+"""Results of the benchmarks: kept as JSON, one file a part and kind of machine; shown in docs/benchmarks.md.
 
     python benchmarks/tables.py        # prints them
 
 A file holds when and on what machine its part was measured, so parts may be measured again one at a time; the document
-follows each time. A ratio is to what stood beside it in the same run; rates of different days do not compare.
+follows each time. A run replaces only what was measured on the same kind of machine: with AMX, AVX-512 or AVX2 alone,
+or on a GPU. A ratio is to what stood beside it in the same run; rates of different days do not compare.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Part = dict[str, Any]
 
 
 def keep(name: str, results: Any, libraries: dict[str, str], device: str = "cpu", **facts: Any) -> None:
-    """Write results/NAME.json, and the document's tables.
+    """Write results/KIND/NAME.json for the kind of this machine, and the document's tables.
 
     Args:
         results: what the part's table is made of.
@@ -56,8 +57,9 @@ def keep(name: str, results: Any, libraries: dict[str, str], device: str = "cpu"
     about = {"measured": date.today().isoformat(), "machine": machine(device), "device": device}
     about |= {"libraries": versions("torch") | libraries, **facts}
     text = json.dumps(about | {"results": results}, indent=1) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    folder = RESULTS / kind(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
     before, begin, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -68,12 +70,23 @@ def keep(name: str, results: Any, libraries: dict[str, str], device: str = "cpu"
 def machine(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    told = cpuinfo.read_text() if cpuinfo.exists() else ""
-    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in _told().splitlines() if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
-    kinds = torch.backends.cpu.get_cpu_capability() + (" and AMX" if "amx_bf16" in told else "")
+    kinds = torch.backends.cpu.get_cpu_capability() + (" and AMX" if kind(device) == "amx" else "")
     return f"{processor}, {kinds}, {os.cpu_count()} virtual cores, {torch.get_num_threads()} threads"
+
+
+def kind(device: str) -> str:
+    """What decides which kernels there are."""
+    if device == "cuda":
+        return device
+    return "amx" if "amx_bf16" in _told() else torch.backends.cpu.get_cpu_capability().lower()
+
+
+def _told() -> str:
+    """What the system says of its processors, if it does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
 def versions(library: str, python: str = sys.executable) -> dict[str, str]:
@@ -145,6 +158,17 @@ def curves(part: Part) -> str:
     return table(["", "validation loss, nats a token", "after seconds", f"seconds to {target:.3f}"], lines)
 
 
+def agreement(part: Part) -> str:
+    """Means over the seeds, and how far each is from the first one's with the same seed."""
+    runs = {who: torch.tensor(curves) for who, curves in part["results"].items()}
+    first, lines = next(iter(runs.values())), []
+    for who, curves in runs.items():
+        apart = curves[:, -1] - first[:, -1]
+        told = "–" if curves is first else f"{apart.mean():+.4f} ± {apart.std():.4f}"
+        lines.append([who, *(f"{loss:.3f}" for loss in curves.mean(0).tolist()), told])
+    return table(["validation loss after steps", *map(str, part["looks"]), "less the first"], lines)
+
+
 def generation(part: Part) -> str:
     """Tokens a second and, in brackets, the ratio to the better figure of the reference."""
     rows: list[Row] = part["results"]
@@ -175,16 +199,16 @@ PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "preparation-large": ("A text of 5 GB: preparation and 200 steps of training", preparation),
     "curves-tinyshakespeare": ("tinyshakespeare by characters, at equal time", curves),
     "curves-wikitext-2": ("WikiText-2 by words, at equal time", curves),
+    "agreement": ("Equal weights and batches: 4 × 128, tinyshakespeare by characters, three seeds", agreement),
     **{f"generation-{name}": (f"Writing: {shape}; tokens a second", generation) for name, shape in SHAPES.items()},
 }
 
 
 def tables() -> str:
-    """All parts that were measured, as Markdown."""
+    """All parts that were measured, as Markdown, on one kind of machine after the other."""
     shown = []
     for name, (title, show) in PARTS.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
+        for path in sorted(RESULTS.glob(f"*/{name}.json")):
             part = json.loads(path.read_text(encoding="utf-8"))
             libraries = ", ".join(f"{library} {version}" for library, version in part["libraries"].items())
             shown.append(f"**{title}.** {part['measured']}, {part['machine']}, {libraries}.\n\n{show(part)}")

@@ -107,7 +107,8 @@ def fit(asked: Mapping[str, Any], out: Path, audience: Audience, *, tensorboard:
     except (RuntimeError, MemoryError) as error:
         if parallel.lost(error):
             raise TrainingError(
-                "another process of this run ended: its message says why. The same command goes on from the last save"
+                "another process of this run ended or cannot be reached. Its message says why; if it has none: "
+                f"{str(error).split('. ')[0]}"
             ) from None
         if not is_memory(error):
             raise

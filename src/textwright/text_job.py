@@ -192,7 +192,9 @@ class TextJob(Job):
         for name, one in panels.items():
             facts += [(f"{name} loss, nats a token", round(one.loss, 4)), (f"{name} bits a byte", one.bits_per_byte)]
         table = panel_table(panels)
-        return Measures(facts, table, [Section("Perplexity", [table])])
+        fitted = "Two numbers of the model were fitted to the validation text (training.calibrate)."
+        blocks = [table, fitted] if self.config.training.calibrate else [table]
+        return Measures(facts, table, [Section("Perplexity", blocks)])
 
 
 def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:

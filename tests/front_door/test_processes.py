@@ -138,7 +138,6 @@ def test_a_process_whose_first_one_failed_does_not_take_it_for_a_defect(text: Pa
     script.write_text(FULL, encoding="utf-8")
     told = launch(text, tmp_path / "run", "lstm", 2, steps=4, program=(str(script),), fails="No space left on device")
     assert "defect" not in told
-    assert "gloo" not in told
     launch(text, tmp_path / "run", "lstm", 2, steps=4)  # nothing is lost
     assert len(curve(tmp_path / "run")) == 4
 
