@@ -11,9 +11,14 @@ import pytest
 from door import Run
 
 from textwright.api import train_pairs
+from textwright.errors import ConfigError
+from textwright.fit import open_job
 from textwright.opening import load_pairs
+from textwright.pair_job import PairJob
+from textwright.run import read_manifest
 from textwright.text.bitext import raw_pairs
 from textwright.text.pairs import PairSource
+from textwright.training.state import newest, read_progress
 
 SMALL = {
     "transformer": ("--set", "model.width=32", "--set", "model.inner=64", "--set", "model.layers=1"),
@@ -245,6 +250,11 @@ def test_evaluation_looks_at_its_pairs_first(run: Run, spoken: Path, files: dict
     long = tmp_path / "long.tsv"
     long.write_text("12\ttwelve\n\n" + "1 " * 300 + "\tone\n", encoding="utf-8")
     run("evaluate", small_translator(run, files, tmp_path), "--data", long).fails("long.tsv:3", "reads up to 64")
+    holes = tmp_path / "holes.tsv"
+    holes.write_text("12\ttwelve\n13\t\n\tfourteen\n15\tfifteen\n", encoding="utf-8")
+    judged = run("evaluate", spoken, "--data", holes)
+    assert judged.code == 0
+    assert "left out 2 of 4 pairs that are empty on a side" in judged.err and "holes.tsv:2" in judged.err
 
 
 def small_translator(run: Run, files: dict[str, Path], folder: Path) -> Path:
@@ -262,6 +272,53 @@ def test_pairs_that_are_held_back_and_left_out_are_told(run: Run, files: dict[st
     done = run(*words, "--out", tmp_path / "run", *SMALL["gru"])
     assert "of the pairs to validate: dropped 1 of 3 pairs" in done.out
     assert "valid.tsv:2" in done.out
+
+
+def test_an_unknown_word_is_the_one_the_model_looked_at(run: Run, tmp_path: Path) -> None:
+    """In targets that it only knows as unknown words."""
+    table, out = tmp_path / "names.tsv", tmp_path / "run"
+    table.write_text("".join(f"say w{number}\tsay w{number}\n" for number in range(300)), encoding="utf-8")
+    words = ("train", table, "--task", "summarize", "--model", "gru", "--tokenizer", "word", "--steps", "40")
+    done = run(*words, "--set", "tokenizer.min_frequency=9", "--out", out, *SMALL["gru"])
+    assert done.code == 0, done.err
+    asked = ("summarize", out, "say zebra", "--alignments", "--json")
+    plain, replaced = (json.loads(run(*asked, *more).out)["outputs"][0] for more in ((), ("--replace-unknown",)))
+    seen = replaced["alignment"]
+    assert seen["source"] == ["say", "zebra", "</s>"]
+    unknown = plain["text"].split()[-1]
+    assert unknown not in ("say", "zebra") and unknown in seen["target"]
+    assert replaced["tokens"] == plain["tokens"]
+    best = [seen["source"][max((0, 1), key=row.__getitem__)] for row in seen["weights"]]
+    expected = [one if told == unknown else told for told, one in zip(seen["target"], best, strict=True)]
+    assert replaced["text"].split() == expected[:-1]  # the end is not shown
+
+
+def test_words_in_other_pieces_are_trained_on(run: Run, spelled_in_pieces: Path, tmp_path: Path) -> None:
+    table = spelled_in_pieces.parent / "train.tsv"
+    words = ("train", table, "--task", "translate", "--model", "gru", "--tokenizer", "bpe", "--steps", "4")
+    done = run(*words, "--set", "bpe_dropout=0.5", "--out", tmp_path / "run", *SMALL["gru"])
+    assert done.code == 0, done.err
+    usual, finer = (read_progress(newest(out / "training")) for out in (spelled_in_pieces, tmp_path / "run"))
+    assert usual.tokens == usual.seen
+    assert finer.tokens > 1.2 * finer.seen
+
+
+def test_sources_that_the_model_cannot_read_are_told_before_training(
+    run: Run, files: dict[str, Path], tmp_path: Path
+) -> None:
+    turned = ("--pairs", files["train.words"], files["train.digits"])
+    words = ("train", "--task", "convert", *turned, "--set", "model.source_window=16", "--out", tmp_path / "run")
+    run(*words, "--steps", "4").fails("the longest source has", "model.source_window is 16", "--set cut=15")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_target_whose_end_carries_no_loss_is_an_error(spoken: Path) -> None:
+    job = open_job(read_manifest(spoken).config, spoken)
+    assert isinstance(job, PairJob)
+    assert job.audit().endswith("[</s>]")
+    job.generation = job.generation.model_copy(update={"end": job.data.tokenizer.size + 1})
+    with pytest.raises(ConfigError, match="never learn to stop"):
+        job.audit()
 
 
 # Several tasks, and what stands in front of sources -------------------------------------------------------------------

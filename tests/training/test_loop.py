@@ -260,6 +260,15 @@ def test_patience_ends_a_run_that_does_not_improve(tmp_path: Path) -> None:
     assert progress.step == 3
 
 
+def test_patience_waits_for_the_score_where_that_decides(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, evaluations=12, patience=3, keep="score")
+    looks = iter([Look(2.0), Look(1.9, 5.0), Look(1.8, 9.0), *(Look(1.7 - 0.1 * n, 8.0) for n in range(9))])
+    subject.validate = lambda model: next(looks)
+    progress = subject.run()
+    assert progress.finished == "no improvement in 3 evaluations"
+    assert (progress.step, progress.best_step) == (5, 2)
+
+
 def test_plateau_lowers_the_rate(tmp_path: Path) -> None:
     schedule = PlateauSchedule(warmup=0, patience=0)
     subject = trainer(tmp_path, evaluations=4, schedule=schedule, optimizer=AdamConfig(learning_rate=0.01))
