@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_one_beam_is_greedy(run: Run, spoken: Path, translators: dict[str, Path]
         assert [text.tokens for (text,) in one] == [text.tokens for (text,) in greedy]
     assert "greedy" in run("evaluate", spoken, "--beams", "1").out
     assert "beam 1, length penalty 0.5" in run("evaluate", spoken, "--beams", "1", "--length-penalty", "0.5").out
+
+
+def test_runs_whose_log_probabilities_are_added(run: Run, spoken: Path, translators: dict[str, Path]) -> None:
+    """A run and itself want the same tokens, and are surer of them."""
+    asked = ("evaluate", spoken, "--beams", "1", "--json")
+    alone, itself = (json.loads(run(*asked, *more).out) for more in ((), ("--fuse", f"{spoken}=1")))
+    assert itself["scores"] == alone["scores"]
+    other = translators["gru"]
+    asked = ("translate", other, "42", "--strategy", "greedy", "--json")
+    (one,), (both,) = (json.loads(run(*asked, *more).out)["outputs"] for more in ((), ("--fuse", f"{other}=0.5")))
+    assert both["tokens"] == one["tokens"]
+    assert both["logprob"] != pytest.approx(one["logprob"])
+    run("evaluate", spoken, "--fuse", f"{translators['transformer']}=1").fails("vocabular")
 
 
 def test_a_vote_is_a_number(run: Run, spoken: Path) -> None:

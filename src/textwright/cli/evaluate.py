@@ -51,6 +51,7 @@ def evaluate(
         bool, typer.Option("--degeneration", help="How much its texts repeat themselves and the training text.")
     ] = False,
     with_: ways.With = None,
+    fuse: ways.Fuse = None,
     quantize: ways.Quantize = None,
     seed: Annotated[int | None, typer.Option(help="Of the texts that --degeneration draws (0).")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
@@ -74,7 +75,7 @@ def evaluate(
             "--length-penalty": length_penalty,
         }
         options |= {"--language": language, "--lowercase/--case": lowercase, "--outputs": outputs}
-        options |= {"--baselines": baselines or None, "--with": with_}
+        options |= {"--baselines": baselines or None, "--with": with_, "--fuse": fuse}
         if given := [name for name, value in options.items() if value is not None]:
             raise ConfigError(f"{run} goes on writing a text: {given[0]} is for runs with a source")
         texts = {"--data": data, "--field": field, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
@@ -97,7 +98,7 @@ def evaluate(
     texts = {"--field": field, "--stride": stride, "--cache": cache, "--dynamic": dynamic or None}
     if given := [name for name, value in texts.items() if value is not None]:
         raise ConfigError(f"{given[0]} is for runs on a text: leave it out")
-    model = ways.voting(model, load_pairs, with_)
+    model = ways.voting(model, load_pairs, with_, fuse)
     if (language is not None or lowercase is not None) and model.config.task != "translate":
         raise ConfigError(f"{run} was trained to {model.config.task}: --language and --lowercase are for translations")
     if outputs is not None:
