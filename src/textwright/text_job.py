@@ -193,8 +193,8 @@ class TextJob(Job):
             facts += [(f"{name} loss, nats a token", round(one.loss, 4)), (f"{name} bits a byte", one.bits_per_byte)]
         table = panel_table(panels)
         fitted = "Two numbers of the model were fitted to the validation text (training.calibrate)."
-        blocks = [table, fitted] if self.config.training.calibrate else [table]
-        return Measures(facts, table, [Section("Perplexity", blocks)])
+        told = (fitted,) if self.config.training.calibrate else ()
+        return Measures(facts, table, [Section("Perplexity", [table, *told])])
 
 
 def _alike(asked: Mapping[str, Any], key: str) -> SourceConfig | None:

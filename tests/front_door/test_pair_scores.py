@@ -117,7 +117,7 @@ def test_runs_whose_log_probabilities_are_added(run: Run, spoken: Path, translat
     (one,), (both,) = (json.loads(run(*asked, *more).out)["outputs"] for more in ((), ("--fuse", f"{other}=0.5")))
     assert both["tokens"] == one["tokens"]
     assert both["logprob"] != pytest.approx(one["logprob"])
-    run("evaluate", spoken, "--fuse", f"{translators['transformer']}=1").fails("vocabular")
+    run("evaluate", spoken, "--fuse", f"{translators['transformer']}=1").fails("the same tokenizers")
 
 
 def test_a_vote_is_a_number(run: Run, spoken: Path) -> None:

@@ -307,8 +307,8 @@ def test_sources_that_the_model_cannot_read_are_told_before_training(
     run: Run, files: dict[str, Path], tmp_path: Path
 ) -> None:
     turned = ("--pairs", files["train.words"], files["train.digits"])
-    words = ("train", "--task", "convert", *turned, "--set", "model.source_window=16", "--out", tmp_path / "run")
-    run(*words, "--steps", "4").fails("the longest source has", "model.source_window is 16", "--set cut=15")
+    words = ("train", "--task", "convert", *turned, "--set", "model.source_window=4", "--out", tmp_path / "run")
+    run(*words, "--steps", "4").fails("the longest source has", "model.source_window is 4", "--set cut=")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
