@@ -20,6 +20,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from curves import finish
 from run import SAME, precisions
 from tables import keep, versions
 from torch import Tensor, nn
@@ -184,9 +185,7 @@ def picture(curves: dict[str, list[Curve]], path: Path) -> None:
         axes.fill_between(LOOKS, apart.amin(0), apart.amax(0), alpha=0.2, color=line.get_color())
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="steps", ylabel="validation loss less the plain loop's, nats")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
+    finish(figure, axes, path)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tables import keep, versions
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -275,6 +277,11 @@ def picture(curves: dict[str, Curve], path: Path) -> None:
         trained = [point for point in curve if point[0] > 1]  # before training all are equal, and far above
         axes.plot(*zip(*trained, strict=True), marker="o", markersize=3, label=name)
     axes.set(xlabel="seconds of training", ylabel="validation loss, nats a token")
+    finish(figure, axes, path)
+
+
+def finish(figure: Figure, axes: Axes, path: Path) -> None:
+    """What every picture of curves has; without a date, so that the same curves are the same file."""
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None})
