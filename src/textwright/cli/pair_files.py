@@ -18,6 +18,12 @@ def pair_files(
     from textwright.errors import ConfigError
     from textwright.text.pairs import PairSource
 
+    if files is not None and files[1].startswith("--"):
+        place = "without an option" if what == "the training data" else f"as {what} {files[0]}"
+        raise ConfigError(
+            f"{what}: expected two files, sources and targets, got {files[0]} and then {files[1]}: "
+            f"name both, or give one that holds both sides {place}"
+        )
     if table is not None and files is not None:
         raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
     framed = {} if prefix is None else {"prefix": prefix}
