@@ -191,7 +191,7 @@ def test_wrong_uses_are_refused_in_a_line(run: Run, spoken: Path, files: dict[st
     run(*train).fails("--pairs")
     run(*train, "--pairs", digits, tmp_path / "none").fails("none")
     run(*train, files["train.tsv"], "--pairs", digits, words).fails("not both")
-    run(*train, "--pairs", files["train.tsv"], "--valid", files["train.tsv"]).fails("and then --valid", "without an option")
+    run(*train, "--pairs", files["train.tsv"], "--valid", files["train.tsv"]).fails("and then --valid")
     run(*train, files["train.tsv"], "--valid-pairs", files["train.tsv"], "--tensorboard").fails("as --valid")
     run("train", "--out", tmp_path / "run", "--pairs", digits, words).fails("--task translate")
     run(*train[:-1], "transalte", "--pairs", digits, words).fails("Did you mean 'translate'")
