@@ -124,6 +124,11 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
 
 
+def programs(name: str) -> list[str]:
+    """What the blocks do, without their remarks."""
+    return [ast.dump(ast.parse(re.sub(r'"""[^"]+"""', "pass", block))) for block in blocks(name)]
+
+
 def test_the_evening_with_the_models_is_true() -> None:
     """All its blocks, one after the other; the Chinese ones are the same program with other remarks."""
     graph = torch.is_grad_enabled()
@@ -131,11 +136,15 @@ def test_the_evening_with_the_models_is_true() -> None:
         exec("\n".join(blocks("models.md")), {"__name__": "models"})
     finally:
         torch.set_grad_enabled(graph)
-    english, chinese = (
-        [ast.dump(ast.parse(re.sub(r'"""[^"]+"""', "pass", block))) for block in blocks(name)]
-        for name in ("models.md", "models.zh.md")
-    )
-    assert english == chinese
+    assert programs("models.md") == programs("models.zh.md")
+
+
+def test_the_page_about_python_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks("python.md")), {"__name__": "python"})
+    assert (tmp_path / "for-transformers" / "model.safetensors").is_file()
+    assert programs("python.md") == programs("python.zh.md")
 
 
 def test_the_page_of_settings_is_that_of_the_code() -> None:
