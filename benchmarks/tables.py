@@ -73,7 +73,7 @@ def machine(device: str) -> str:
     names = [line.partition(":")[2].strip() for line in _told().splitlines() if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
     kinds = torch.backends.cpu.get_cpu_capability() + (" and AMX" if kind(device) == "amx" else "")
-    return f"{processor}, {kinds}, {os.cpu_count()} virtual cores, {torch.get_num_threads()} threads"
+    return f"{processor}, {kinds}, {os.cpu_count()} virtual cores, {torch.get_num_threads()} thread(s)"
 
 
 def kind(device: str) -> str:

@@ -41,7 +41,7 @@ WORDS: dict[str, Any] = {
 ROWS = 160  # texts written at once
 
 T = TypeVar("T")
-Progress = Callable[[int], None]  # (sources done)
+Progress = Callable[[int], None]  # is told how many more sources are done
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class PairModel:
             draft: a smaller run with the same tokenizers, which guesses; changes the speed, not the texts.
             alignments: say where the model looked.
             replace_unknown: write the source word the model looked at for every unknown one (Jean et al. 2015).
-            progress: is told how many sources are done.
+            progress: is told how many more sources are done.
             options: of the strategy (see docs/decoding.md), and of the text: `prefix` (what it begins with),
                 `prefix_share` (begin so with that much more probability, instead of always), `avoid`, `bias`,
                 `breakers`, `exempt`, and at most one of `choices`, `words`, `words_in_order`, `regex`,

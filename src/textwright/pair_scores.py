@@ -14,7 +14,7 @@ from textwright.evaluating.languages import guess_language
 from textwright.evaluating.resampling import FEWEST, Interval
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.tasks import judge, judges
-from textwright.pair_model import PairModel
+from textwright.pair_model import PairModel, Progress
 from textwright.reporting import Table, table
 from textwright.text.pairs import Pair, unframed
 from textwright.text.sides import texts_of
@@ -61,8 +61,12 @@ def evaluate_pairs(
     length_penalty: float | None = None,
     language: str | None = None,
     lowercase: bool | None = None,
+    progress: Progress | None = None,
 ) -> PairScores:
     """Write for every pair's source (as it was read, with its prefix) and score the texts against its targets.
+
+    Args:
+        progress: is told how many more sources are done.
 
     Raises:
         DataError, ConfigError: as `PairModel.write` and the metrics.
@@ -71,7 +75,7 @@ def evaluate_pairs(
     beams = beams or model.generation.beams
     penalty = model.generation.length_penalty if length_penalty is None else length_penalty
     ranked: dict[str, float] = {} if length_penalty is None else {"length_penalty": length_penalty}
-    texts, references = _texts(model, pairs, beams=beams, **ranked), _references(pairs)
+    texts, references = _texts(model, pairs, beams=beams, progress=progress, **ranked), _references(pairs)
     scores = judge(metrics, texts, references)
     intervals = [
         interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= FEWEST else None
@@ -89,11 +93,13 @@ def compare_pairs(
     *,
     language: str | None = None,
     lowercase: bool | None = None,
+    progress: Progress | None = None,
 ) -> list[Comparison]:
     """Both models on the same pairs, one comparison for each metric with references.
 
     Args:
         language, lowercase: how both are judged; None: as both runs say.
+        progress: is told how many more sources are done, by one model and then the other.
 
     Raises:
         ConfigError: the models were trained for different tasks, or are judged in different ways and nothing is said.
@@ -121,7 +127,8 @@ def compare_pairs(
                 bare.checked(pair.where, pair.source)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from None
-    texts, references = [_texts(model, pairs) for model in (first, second)], _references(pairs)
+    texts = [_texts(model, pairs, progress=progress) for model in (first, second)]
+    references = _references(pairs)
     metrics = _judges(first, pairs, language or next(iter(languages), None), lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
 

@@ -18,7 +18,7 @@ from textwright.decoding.strategies import Decoding, decode, decoding, stream
 from textwright.errors import ConfigError
 from textwright.evaluating.cache import CacheSettings, cached_panel
 from textwright.evaluating.dynamic import DynamicSettings, dynamic_panel
-from textwright.evaluating.perplexity import Panel, panel
+from textwright.evaluating.perplexity import Panel, Progress, panel, untold
 from textwright.evaluating.risk import least_risk, likeness
 from textwright.models import LanguageModel
 from textwright.presets import preset as chosen
@@ -216,11 +216,12 @@ class TextModel:
         stride: int | None = None,
         cache: CacheSettings | None = None,
         dynamic: DynamicSettings | None = None,
+        progress: Progress = untold,
     ) -> Panel:
-        """Perplexities on a text, tokenised by this run's tokenizer; in float32 and constant memory."""
+        """Perplexities on a text, tokenised by this run's tokenizer; in float32 and constant memory. See `measure`."""
         with tempfile.TemporaryDirectory() as folder:
             corpus = write(Path(folder) / "corpus", read(source), self.tokenizer)
-            return self.measure(corpus, stride=stride, cache=cache, dynamic=dynamic)
+            return self.measure(corpus, stride=stride, cache=cache, dynamic=dynamic, progress=progress)
 
     def measure(
         self,
@@ -229,14 +230,19 @@ class TextModel:
         stride: int | None = None,
         cache: CacheSettings | None = None,
         dynamic: DynamicSettings | None = None,
+        progress: Progress = untold,
     ) -> Panel:
-        """Perplexities on a text that is tokenised already: of the model itself, with a cache, or learning on."""
+        """Perplexities on a text that is tokenised already: of the model itself, with a cache, or learning on.
+
+        Args:
+            progress: is told how many more tokens are done.
+        """
         first = self.generation.first
         if cache is not None:
-            return cached_panel(self.model, corpus, first, cache)
+            return cached_panel(self.model, corpus, first, cache, progress)
         if dynamic is not None:
-            return dynamic_panel(self.model, corpus, first, dynamic)
-        return panel(self.model, corpus, first, stride=stride)
+            return dynamic_panel(self.model, corpus, first, dynamic, progress)
+        return panel(self.model, corpus, first, stride=stride, progress=progress)
 
     def _with(self, network: LanguageModel) -> TextModel:
         return TextModel(self.model, self.tokenizer, self.generation, self.config, network, self.template)

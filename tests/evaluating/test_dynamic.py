@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from textwright.errors import ConfigError
-from textwright.evaluating.dynamic import DynamicSettings, choose_dynamic, dynamic_loss, dynamic_panel
+from textwright.evaluating.cache import CacheSettings, cached_panel
+from textwright.evaluating.dynamic import TRIALS, DynamicSettings, choose_dynamic, dynamic_loss, dynamic_panel
 from textwright.evaluating.perplexity import panel
 from textwright.models import GRUConfig, LSTMConfig, RNNConfig, TransformerConfig
 from textwright.text.corpus import Corpus, Facts
@@ -78,6 +79,18 @@ def test_the_best_of_the_grid_is_chosen_and_helps_where_words_come_again() -> No
     learned = dynamic_panel(model, text, END, chosen)
     assert learned.loss < panel(model, text, END).loss - 0.5
     assert f"η {chosen.rate:g}, λ {chosen.decay:g}" in learned.context
+
+
+def test_progress_is_told_of_every_token() -> None:
+    torch.manual_seed(0)
+    model, text = GRUConfig(vocab=VOCAB, width=8, layers=1).build(), drawn(300)
+    told: list[int] = []
+    dynamic_panel(model, text, END, DynamicSettings(0.1, 0.0), told.append)
+    panel(model, text, END, progress=told.append)
+    cached_panel(model, text, END, CacheSettings(9, 0.3, 0.2), told.append)
+    assert sum(told) == 900
+    choose_dynamic(model, text, END, told.append)
+    assert sum(told) == 900 + 300 * TRIALS
 
 
 def test_a_window_is_refused() -> None:

@@ -68,6 +68,19 @@ def test_evaluate_with_a_continuous_cache(run: Run, trained: dict[str, Path], te
     run("evaluate", trained["lstm"], "--cache", "9", "--degeneration").fails("leave out --cache")
 
 
+def test_what_takes_long_gives_signs_of_life(
+    run: Run, trained: dict[str, Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = run("evaluate", trained["lstm"])
+    monkeypatch.setattr("textwright.cli.watching.QUIET", 0.0)
+    told = run("evaluate", trained["lstm"])
+    whole = json.loads(run("evaluate", trained["lstm"], "--json").out)["tokens"]
+    assert told.err.splitlines()[-1] == f"measuring, tokens: {whole:,} of {whole:,}"
+    assert told.out == quiet.out and "tokens" not in quiet.err
+    told = run("evaluate", trained["lstm"], "--data", text, "--dynamic")
+    assert "choosing η and λ, validation tokens: " in told.err and "measuring, tokens: " in told.err
+
+
 def test_evaluate_while_learning_on(run: Run, trained: dict[str, Path], text: Path) -> None:
     words = ("evaluate", trained["lstm"], "--data", text, "--json")
     plain, learned = (json.loads(run(*words, *more).out) for more in ((), ("--dynamic",)))

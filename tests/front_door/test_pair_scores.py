@@ -96,14 +96,20 @@ def test_a_table_is_read_as_the_training_table_was(run: Run, files: dict[str, Pa
     assert done.code == 0, done.err
 
 
-def test_one_beam_is_greedy(run: Run, spoken: Path, translators: dict[str, Path]) -> None:
+def test_one_beam_is_greedy(
+    run: Run, spoken: Path, translators: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (spoken, translators["gru"], translators["transformer"]):
         model = load_pairs(path)
         sources = [str(number) for number in range(40)]
         greedy = model.write(sources, strategy="greedy")
         one = model.write(sources, beams=1)
         assert [text.tokens for (text,) in one] == [text.tokens for (text,) in greedy]
-    assert "greedy" in run("evaluate", spoken, "--beams", "1").out
+    monkeypatch.setattr("textwright.cli.watching.QUIET", 0.0)
+    greedy = run("evaluate", spoken, "--beams", "1")
+    assert "greedy" in greedy.out
+    whole = re.search(r"([\d,]+) pairs, greedy", greedy.out)
+    assert whole is not None and f"writing, sources: {whole[1]} of {whole[1]}" in greedy.err
     assert "beam 1, length penalty 0.5" in run("evaluate", spoken, "--beams", "1", "--length-penalty", "0.5").out
 
 

@@ -24,6 +24,7 @@ def compare(
     import json as jsons
 
     from textwright.cli.evaluate import read_test
+    from textwright.cli.watching import Watch
     from textwright.errors import ConfigError
     from textwright.opening import load_pairs
     from textwright.pair_scores import compare_pairs, comparison_table
@@ -34,7 +35,8 @@ def compare(
             f"{first} was trained to {models[0].config.task}: --language and --lowercase are for translations"
         )
     tested = read_test(models[0], first, data, pairs, None, prefix)
-    found = compare_pairs(*models, tested, language=language, lowercase=lowercase)
+    with Watch("writing, sources", 2 * len(tested)) as watch:
+        found = compare_pairs(*models, tested, language=language, lowercase=lowercase, progress=watch)
     if json:
         typer.echo(jsons.dumps([one.dump() for one in found], ensure_ascii=False, indent=2))
         return

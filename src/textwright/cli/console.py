@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from textwright.cli.watching import QUIET
 from textwright.fit import Audience, Outcome
 from textwright.job import Job
 from textwright.models import LanguageModel
@@ -23,7 +24,6 @@ from textwright.training.loop import SPENT
 from textwright.training.records import EvaluationRecord, StepRecord
 from textwright.training.records import Progress as Training
 
-QUIET = 10.0  # seconds between lines where the output is no terminal
 FRAME = 0.1  # seconds between movements of a bar
 SHAPE = ("width", "layers", "heads", "window", "dropout")  # of a model, in its line
 SHOWN = 300  # characters of a sample

@@ -119,9 +119,10 @@ def _text(
     dynamic: bool,
     json: bool,
 ) -> None:
+    from textwright.cli.watching import Watch
     from textwright.errors import ConfigError
     from textwright.evaluating.cache import choose_cache
-    from textwright.evaluating.dynamic import choose_dynamic
+    from textwright.evaluating.dynamic import TRIAL, TRIALS, choose_dynamic
     from textwright.report import panel_table
     from textwright.run import ImportedRun
     from textwright.text.corpus import open_prepared
@@ -131,24 +132,30 @@ def _text(
         raise ConfigError("a recurrent model carries its state and has no window: leave out --stride")
     if cache is not None and dynamic:
         raise ConfigError("--cache and --dynamic measure in two ways: give one of them")
+    if field is not None and data is None:
+        raise ConfigError("--field names a column of a table: give it with --data")
     network, first, folder = model.model, model.generation.first, run / "data"
     imported = isinstance(model.config, ImportedRun)
     if imported and (data is None or cache is not None or dynamic):
         raise ConfigError(f"{run} was imported and has no texts of its own: textwright evaluate {run} --data FILE")
     how: dict[str, Any] = {"stride": stride}
     if cache is not None:
-        how["cache"] = choose_cache(network, open_prepared(folder).valid, first, cache)
+        valid = open_prepared(folder).valid
+        with Watch("choosing θ and λ, validation tokens", valid.facts.tokens) as watch:
+            how["cache"] = choose_cache(network, valid, first, cache, watch)
     if dynamic:
-        how["dynamic"] = choose_dynamic(network, open_prepared(folder).valid, first)
-    if field is not None and data is None:
-        raise ConfigError("--field names a column of a table: give it with --data")
+        valid = open_prepared(folder).valid
+        with Watch("choosing η and λ, validation tokens", TRIALS * min(TRIAL, valid.facts.tokens)) as watch:
+            how["dynamic"] = choose_dynamic(network, valid, first, watch)
     if data is not None:
         trained = SourceConfig(path=data) if isinstance(model.config, ImportedRun) else model.config.source
-        name, result = data, model.evaluate(alike(data, trained, field), **how)
+        with Watch("measuring, tokens") as watch:
+            name, result = data, model.evaluate(alike(data, trained, field), progress=watch, **how)
     else:
         prepared = open_prepared(folder)
         name, corpus = ("test", prepared.test) if prepared.test.facts.tokens else ("validation", prepared.valid)
-        result = model.measure(corpus, **how)
+        with Watch("measuring, tokens", corpus.facts.tokens) as watch:
+            result = model.measure(corpus, progress=watch, **how)
     if json:
         typer.echo(result.model_dump_json(indent=2))
     else:
@@ -271,12 +278,13 @@ def _pairs(
 ) -> None:
     import json as jsons
 
+    from textwright.cli.watching import Watch
     from textwright.pair_scores import baseline_scores, evaluate_pairs
 
-    simple = baseline_scores(model, run, pairs, language=compared[0], lowercase=compared[1]) if baselines else {}
-    result = evaluate_pairs(
-        model, pairs, beams=search[0], length_penalty=search[1], language=compared[0], lowercase=compared[1]
-    )
+    told: dict[str, Any] = {"language": compared[0], "lowercase": compared[1]}
+    simple = baseline_scores(model, run, pairs, **told) if baselines else {}
+    with Watch("writing, sources", len(pairs)) as watch:
+        result = evaluate_pairs(model, pairs, beams=search[0], length_penalty=search[1], progress=watch, **told)
     if outputs is not None:
         outputs.write_text("".join(text.replace("\n", " ") + "\n" for text in result.texts), encoding="utf-8")
     if json:

@@ -78,6 +78,7 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
     Raises:
         DataError: all sources are blank, or one cannot be read.
     """
+    from textwright.cli.watching import Watch
     from textwright.errors import ConfigError, DataError
 
     if printing.picture is not None and printing.picture.suffix.lower() not in (".svg", ".png"):
@@ -91,7 +92,9 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
     if len(real) < len(sources):
         blank = next(where for text, where in sources if not text.strip())
         tell(f"{len(sources) - len(real)} empty source(s) (first: {blank}): nothing is written for them")
-    texts = model.write([sources[place][0] for place in real], alignments=printing.looks, **options)
+    with Watch("writing, sources", len(real)) as watch:
+        given = [sources[place][0] for place in real]
+        texts = model.write(given, alignments=printing.looks, progress=watch, **options)
     written = dict(zip(real, texts, strict=True))
     if printing.picture is not None:
         draw(printing.picture, [group[0] for group in texts])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import Panel, batches_of, panel_of
+from textwright.evaluating.perplexity import Panel, Progress, batches_of, panel_of, untold
 from textwright.models.base import LanguageModel, renewed
 from textwright.models.state import State
 from textwright.text.batching import IGNORE, Batch
@@ -38,32 +38,42 @@ class CacheSettings(NamedTuple):
     weight: float
 
 
-def cached_panel(model: LanguageModel, corpus: Corpus, first: int, settings: CacheSettings) -> Panel:
+def cached_panel(
+    model: LanguageModel, corpus: Corpus, first: int, settings: CacheSettings, progress: Progress = untold
+) -> Panel:
     """As `perplexity.panel`, with a continuous cache.
 
     Raises:
         ConfigError: the model carries no state.
     """
     size, theta, weight = settings
-    losses, tokens, context = cached_losses(model, corpus, first, size, [theta], [weight])
+    losses, tokens, context = cached_losses(model, corpus, first, size, [theta], [weight], progress)
     context += f", continuous cache of {size:,} (θ {theta:g}, λ {weight:g})"
     return panel_of(float(losses), tokens, context, corpus.facts)
 
 
-def choose_cache(model: LanguageModel, corpus: Corpus, first: int, size: int) -> CacheSettings:
+def choose_cache(
+    model: LanguageModel, corpus: Corpus, first: int, size: int, progress: Progress = untold
+) -> CacheSettings:
     """The best θ and λ of a grid on a validation text.
 
     Raises:
         ConfigError: the model carries no state.
     """
-    losses, _, _ = cached_losses(model, corpus, first, size, THETAS, WEIGHTS)
+    losses, _, _ = cached_losses(model, corpus, first, size, THETAS, WEIGHTS, progress)
     theta, weight = divmod(int(losses.argmin()), len(WEIGHTS))
     return CacheSettings(size, THETAS[theta], WEIGHTS[weight])
 
 
 @torch.no_grad()
 def cached_losses(
-    model: LanguageModel, corpus: Corpus, first: int, size: int, thetas: Sequence[float], weights: Sequence[float]
+    model: LanguageModel,
+    corpus: Corpus,
+    first: int,
+    size: int,
+    thetas: Sequence[float],
+    weights: Sequence[float],
+    progress: Progress = untold,
 ) -> tuple[Tensor, int, str]:
     """Summed losses (thetas, weights) in nats, the number of targets, and the context policy without the cache."""
     if model.window is not None:
@@ -89,7 +99,9 @@ def cached_losses(
             mixed = (1 - share) * own[:, None] + share * one[real][:, None]
             total[row] -= mixed.clamp(min=TINY).log().cpu().double().sum(0)
         memory = memory.with_steps(hidden.values.float(), batch, size)
-        tokens += int(real.sum())
+        done = int(real.sum())
+        tokens += done
+        progress(done)
     return total, tokens, context
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import Panel, head, panel_of
+from textwright.evaluating.perplexity import Panel, Progress, head, panel_of, untold
 from textwright.models.base import LanguageModel, renewed
 from textwright.text.batching import Cursor, Streams
 from textwright.text.corpus import Corpus
@@ -28,6 +28,7 @@ PART = 64  # tokens that are scored and then learned from
 LIMIT = 1.0  # largest norm of a gradient
 RATES = (0.02, 0.05, 0.1, 0.2, 0.4)
 DECAYS = (0.0, 0.003)
+TRIALS = len(RATES) * len(DECAYS)
 TRIAL = 20_000  # tokens of the validation text that η and λ are tried on
 
 
@@ -38,29 +39,33 @@ class DynamicSettings(NamedTuple):
     decay: float
 
 
-def dynamic_panel(model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings) -> Panel:
+def dynamic_panel(
+    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Progress = untold
+) -> Panel:
     """As `perplexity.panel`, with a copy of the model that learns on.
 
     Raises:
         ConfigError: the model carries no state.
     """
-    total, tokens = dynamic_loss(model, corpus, first, settings)
+    total, tokens = dynamic_loss(model, corpus, first, settings, progress)
     context = f"carried state, 1 row, dynamic evaluation in parts of {PART} (η {settings.rate:g}, λ {settings.decay:g})"
     return panel_of(total, tokens, context, corpus.facts)
 
 
-def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int) -> DynamicSettings:
-    """The best η and λ of a grid on the beginning of a validation text.
+def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int, progress: Progress = untold) -> DynamicSettings:
+    """The best η and λ of a grid on the beginning of a validation text, which is read `TRIALS` times.
 
     Raises:
         ConfigError: the model carries no state.
     """
     part = head(corpus, TRIAL)
     settings = [DynamicSettings(*pair) for pair in product(RATES, DECAYS)]
-    return min(settings, key=lambda one: dynamic_loss(model, part, first, one)[0])
+    return min(settings, key=lambda one: dynamic_loss(model, part, first, one, progress)[0])
 
 
-def dynamic_loss(model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings) -> tuple[float, int]:
+def dynamic_loss(
+    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Progress = untold
+) -> tuple[float, int]:
     """Summed loss in nats and the number of targets; the model itself stays as it is."""
     if model.window is not None:
         raise ConfigError("dynamic evaluation is for models that carry their state: rnn, gru, lstm")
@@ -77,6 +82,7 @@ def dynamic_loss(model: LanguageModel, corpus: Corpus, first: int, settings: Dyn
         assert batch.fresh is not None
         losses = objective(batch, renewed(learner, state, batch.fresh))
         total, tokens = total + float(losses.plain), tokens + batch.count
+        progress(batch.count)
         assert losses.after is not None
         state = losses.after.detach()
         learner.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ least window - stride tokens of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import takewhile
 
@@ -27,6 +27,11 @@ BATCH_TOKENS = 8192  # tokens scored at once
 ROWS = 8  # stretches a text is read in at once when a state is carried: each begins without context
 TIME = 128  # tokens a carried state is moved by at once
 WIDE = 1024  # tokens of the widest window that a text is scored in, also by models that could see more
+Progress = Callable[[int], None]  # is told how many more tokens are done
+
+
+def untold(done: int) -> None:
+    """The progress that nobody watches."""
 
 
 class Panel(Config):
@@ -57,7 +62,13 @@ class Panel(Config):
 
 
 def panel(
-    model: LanguageModel, corpus: Corpus, first: int, *, stride: int | None = None, precision: str = "float32"
+    model: LanguageModel,
+    corpus: Corpus,
+    first: int,
+    *,
+    stride: int | None = None,
+    precision: str = "float32",
+    progress: Progress = untold,
 ) -> Panel:
     """Measure a model on a whole corpus.
 
@@ -66,7 +77,8 @@ def panel(
         first: the id that stands before a document.
         stride: tokens a window moves by; None: half of it. Recurrent models have none.
     """
-    return panel_of(*score(model, corpus, first, stride=stride, precision=precision), corpus.facts)
+    found = score(model, corpus, first, stride=stride, precision=precision, progress=progress)
+    return panel_of(*found, corpus.facts)
 
 
 def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
@@ -85,7 +97,13 @@ def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
 
 @torch.no_grad()
 def score(
-    model: LanguageModel, corpus: Corpus, first: int, *, stride: int | None = None, precision: str = "float32"
+    model: LanguageModel,
+    corpus: Corpus,
+    first: int,
+    *,
+    stride: int | None = None,
+    precision: str = "float32",
+    progress: Progress = untold,
 ) -> tuple[float, int, str]:
     """Summed loss (nats), number of targets, and the context policy in words."""
     model.eval()
@@ -99,7 +117,9 @@ def score(
         with autocast(model.device, precision):
             _, plain, state = objective(batch, state)
         total += float(plain)
-        tokens += int((batch.targets != IGNORE).sum())
+        done = int((batch.targets != IGNORE).sum())
+        tokens += done
+        progress(done)
     return total, tokens, context
 
 
