@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench bench-gpu clean
+.PHONY: demo test lint bench bench-gpu bench-translation clean
 
 demo: .venv/core
 	$(BIN)/textwright train builtin:python-docs --minutes 3 --out runs/demo
@@ -30,8 +30,14 @@ bench-gpu: .venv/dev
 	$(BIN)/python benchmarks/run.py gpu
 	$(BIN)/python benchmarks/tables.py
 
+# Needs TEXTWRIGHT_DATA, a folder with multi30k and tatoeba-cmn-eng; half an hour.
+bench-translation: export CUDA_VISIBLE_DEVICES :=
+bench-translation: .venv/dev .joey/ready
+	$(BIN)/python benchmarks/translation.py multi30k
+	$(BIN)/python benchmarks/translation.py tatoeba
+
 clean:
-	rm -rf .venv .peers build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .peers .joey build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # What `textwright` needs, and what working on it needs: each is installed once, and again when the lists change.
 .venv/core: pyproject.toml constraints.txt
@@ -54,4 +60,10 @@ PEERS_PIP := .peers/bin/python -m pip install --quiet --disable-pip-version-chec
 	@echo "compiling llama.cpp, which takes minutes …"
 	CFLAGS="$(LLAMA_FLAGS)" CXXFLAGS="$(LLAMA_FLAGS)" $(PEERS_PIP) llama-cpp-python gguf \
 	    || echo "llama.cpp could not be compiled and is left out; to try again: rm -r .peers"
+	touch $@
+
+# JoeyNMT asks for versions that the others do not take.
+.joey/ready: benchmarks/peers/joey.txt
+	$(PYTHON) -m venv .joey
+	.joey/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/joey.txt
 	touch $@

@@ -191,6 +191,27 @@ def cell(row: Row) -> str:
     return f"{row['rate']:,.0f}" + (f" ({row['ratio']:.2f})" if row["ratio"] else "")
 
 
+def translation(part: Part) -> str:
+    """JoeyNMT's row, then ours."""
+    joey, own = part["results"]
+    kinds = {"tokens/s": ",.0f", "updates": ",.0f", "BLEU": ".2f", "chrF": ".2f"}
+    kinds |= {f"beam {beams}: {what}/s": ",.0f" for beams in (5, 1) for what in ("tokens", "sentences")}
+    lines = [
+        [f"{row['who']}, {row['precision']}", *(format(row[key], kind) for key, kind in kinds.items())]
+        for row in (joey, own)
+    ]
+    heads = ["", "training, target tokens/s", *list(kinds)[1:]]
+    shown = f"{part['minutes']:g} minutes each, then {part['sentences']:,} sentences.\n\n" + table(heads, lines)
+    goals = verdict(4, "times its training", own["tokens/s"] / joey["tokens/s"])
+    goals += verdict(5, "times its writing at beam 5", own["beam 5: tokens/s"] / joey["beam 5: tokens/s"])
+    return (
+        shown
+        + "\n"
+        + goals
+        + verdict(5, "times its greedy writing", own["beam 1: tokens/s"] / joey["beam 1: tokens/s"])
+    )
+
+
 PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "training": ("A step of nanoGPT's Shakespeare shape (6 × 384, context 256, batch 64, dropout 0.2)", training),
     "recurrent": ("A step of the WikiText-2 LSTM of pytorch/examples (2 × 200, tied, 33,278 words)", steps),
@@ -200,6 +221,14 @@ PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "curves-tinyshakespeare": ("tinyshakespeare by characters, at equal time", curves),
     "curves-wikitext-2": ("WikiText-2 by words, at equal time", curves),
     "agreement": ("Equal weights and batches: 4 × 128, tinyshakespeare by characters, three seeds", agreement),
+    "translation-multi30k": (
+        "Multi30k, German to English, beside JoeyNMT: equal shape, tokens and minutes",
+        translation,
+    ),
+    "translation-tatoeba": (
+        "Tatoeba, Chinese to English, beside JoeyNMT: equal shape, tokens and minutes",
+        translation,
+    ),
     **{f"generation-{name}": (f"Writing: {shape}; tokens a second", generation) for name, shape in SHAPES.items()},
 }
 
