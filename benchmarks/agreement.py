@@ -52,9 +52,9 @@ ATEN = torch.ops.aten
 
 
 class Rounded(TorchDispatchMode):
-    """Products in bfloat16 by a processor that has none: of the same rounded numbers, added up in float32 as the
-    instructions do it, and rounded; so they differ in the order of sums alone. Torch's own loops take dozens of times
-    as long."""
+    """Products in bfloat16 by a processor that has none: of the rounded numbers, added up in float32, and rounded, as
+    torch's own loops do it, which take dozens of times as long. These are all products that come up here: torch takes
+    `linear` and `matmul` apart where gradients are kept, and so short a context is no matter for fused attention."""
 
     PRODUCTS = ATEN.mm, ATEN.bmm, ATEN.addmm, ATEN.baddbmm
 
@@ -161,7 +161,8 @@ def contest(text: Tensor, judged: tuple[Tensor, Tensor], vocabulary: int, seed: 
     torch.manual_seed(seed)
     begun = config(vocabulary).build()
     every: list[tuple[str, str | None]] = [(PLAIN, None), (AGAIN, None)]
-    every += [(f"textwright, {precision}", precision) for precision in ("float32", "bfloat16")]
+    emulated = "" if hardware.has_bfloat16(torch.device("cpu")) else " (emulated)"
+    every += [("textwright, float32", "float32"), (f"textwright, bfloat16{emulated}", "bfloat16")]
     for number, (who, precision) in enumerate(every, 1):
         batches = windows(text, seed)
         torch.manual_seed(100 * seed + number)  # of dropout

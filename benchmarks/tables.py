@@ -194,8 +194,9 @@ def cell(row: Row) -> str:
 def translation(part: Part) -> str:
     """JoeyNMT's row, then ours."""
     joey, own = part["results"]
-    kinds = {"tokens/s": ",.0f", "updates": ",.0f", "BLEU": ".2f", "chrF": ".2f"}
-    kinds |= {f"beam {beams}: {what}/s": ",.0f" for beams in (5, 1) for what in ("tokens", "sentences")}
+    kinds = {"tokens/s": ",.0f", "updates": ",.0f", "minutes": ".1f", "BLEU": ".2f", "chrF": ".2f"}
+    for beams in (5, 1):
+        kinds |= {f"beam {beams}: {what}": ".1f" for what in ("tokens/s", "sentences/s", "tokens a text")}
     lines = [
         [f"{row['who']}, {row['precision']}", *(format(row[key], kind) for key, kind in kinds.items())]
         for row in (joey, own)

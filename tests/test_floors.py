@@ -12,6 +12,7 @@ FLOORS = {
     "errors": 0,
     "config": 0,
     "noise": 0,
+    "progress": 0,
     "text": 1,
     "models": 1,
     "reporting": 1,

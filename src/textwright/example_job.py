@@ -16,6 +16,7 @@ from textwright.decoding import Request, generate
 from textwright.errors import ConfigError, DataError
 from textwright.job import Job, Measures
 from textwright.models import LanguageModel
+from textwright.progress import Told, untold
 from textwright.reporting import Section, Table, table
 from textwright.run import (
     ExamplesConfig,
@@ -218,30 +219,33 @@ def speller_of(base: Path, *, plain: bool) -> Speller:
 
 
 def measure_answers(
-    model: TextModel, run: Path, data: str | None, fields: tuple[str, str] | None
+    model: TextModel, run: Path, data: str | None, fields: tuple[str, str] | None, progress: Told = untold
 ) -> tuple[str, tuple[float, int], str]:
     """What was measured, the mean loss of its answers and their tokens (see `answer_loss`, in float32), and what was
     left out, in words.
 
     Args:
         data: examples; None: what the run held back.
+        progress: is told how many more tokens are done.
 
     Raises:
         DataError: there is no example that fits the model.
     """
     if data is None:
         name = "test" if open_marked(run / "data" / "test").corpus.facts.documents else "valid"
-        return name, answer_loss(model.network, open_marked(run / "data" / name), None, "float32"), ""
+        return name, answer_loss(model.network, open_marked(run / "data" / name), None, "float32", progress), ""
     examples = list(read_examples(data, fields))
     if not examples:
         raise DataError(f"{data} holds no examples")
     speller = speller_of(run, plain=all(example.bare for example in examples))
     read, long = in_memory(examples, speller, model.network.window)
-    return data, answer_loss(model.network, read, None, "float32"), long
+    return data, answer_loss(model.network, read, None, "float32", progress), long
 
 
 @torch.no_grad()
-def answer_loss(model: LanguageModel, marked: Marked, tokens: int | None, precision: str) -> tuple[float, int]:
+def answer_loss(
+    model: LanguageModel, marked: Marked, tokens: int | None, precision: str, progress: Told = untold
+) -> tuple[float, int]:
     """Mean loss (nats a token) of what carries loss, or of the first texts that hold so many such tokens; and how many
     these were."""
     objective, total, count = Objective(model).eval(), 0.0, 0
@@ -250,6 +254,7 @@ def answer_loss(model: LanguageModel, marked: Marked, tokens: int | None, precis
         with autocast(model.device, precision):
             total += float(objective(batch).plain)
         count += batch.count
+        progress(batch.count)
     return total / count, count
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from textwright.models import EncoderDecoder, LanguageModel
 from textwright.models.base import Source
 from textwright.pair_alignments import END, Alignment, aligned, source_names
 from textwright.presets import preset as chosen
+from textwright.progress import Told, untold
 from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
@@ -41,7 +42,6 @@ WORDS: dict[str, Any] = {
 ROWS = 160  # texts written at once
 
 T = TypeVar("T")
-Progress = Callable[[int], None]  # is told how many more sources are done
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PairModel:
         draft: PairModel | None = None,
         alignments: bool = False,
         replace_unknown: bool = False,
-        progress: Progress | None = None,
+        progress: Told = untold,
         **options: Any,
     ) -> list[list[Written]]:
         """The `n_best` texts for every source, best first; or greedy `alternatives`, as many as there are.
@@ -164,8 +164,7 @@ class PairModel:
             results = self._decode([requests[place] for place in batch], how, n_best)
             for place, texts in zip(batch, results, strict=True):
                 found[place] = texts
-            if progress:
-                progress(len(batch))
+            progress(len(batch))
         if alignments or replace_unknown:
             found = [aligned(self, *pair, replace_unknown) for pair in zip(sources, found, strict=True)]
         return found

@@ -14,7 +14,8 @@ from textwright.evaluating.languages import guess_language
 from textwright.evaluating.resampling import FEWEST, Interval
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.tasks import judge, judges
-from textwright.pair_model import PairModel, Progress
+from textwright.pair_model import PairModel
+from textwright.progress import Told, untold
 from textwright.reporting import Table, table
 from textwright.text.pairs import Pair, unframed
 from textwright.text.sides import texts_of
@@ -61,7 +62,7 @@ def evaluate_pairs(
     length_penalty: float | None = None,
     language: str | None = None,
     lowercase: bool | None = None,
-    progress: Progress | None = None,
+    progress: Told = untold,
 ) -> PairScores:
     """Write for every pair's source (as it was read, with its prefix) and score the texts against its targets.
 
@@ -93,7 +94,7 @@ def compare_pairs(
     *,
     language: str | None = None,
     lowercase: bool | None = None,
-    progress: Progress | None = None,
+    progress: Told = untold,
 ) -> list[Comparison]:
     """Both models on the same pairs, one comparison for each metric with references.
 
@@ -134,9 +135,19 @@ def compare_pairs(
 
 
 def baseline_scores(
-    model: PairModel, run: Path, pairs: Sequence[Pair], *, language: str | None = None, lowercase: bool | None = None
+    model: PairModel,
+    run: Path,
+    pairs: Sequence[Pair],
+    *,
+    language: str | None = None,
+    lowercase: bool | None = None,
+    progress: Told = untold,
 ) -> dict[str, list[Score]]:
-    """What copying, the first sentence and the nearest training source score on the pairs, by name."""
+    """What copying, the first sentence and the nearest training source score on the pairs, by name.
+
+    Args:
+        progress: is told how many more sources have got their nearest one.
+    """
     metrics = _judges(model, pairs, language, lowercase)
     framed = [pair.source for pair in pairs]
     sources = [unframed(source, model.prefixes) for source in framed]
@@ -144,7 +155,7 @@ def baseline_scores(
     texts = {
         "copying the source": copied(sources),
         "its first sentence": leading(sources),
-        "nearest neighbour": nearest(known, targets, framed),
+        "nearest neighbour": nearest(known, targets, framed, progress),
     }
     return {name: judge(metrics, written, _references(pairs)) for name, written in texts.items()}
 

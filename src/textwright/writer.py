@@ -18,10 +18,11 @@ from textwright.decoding.strategies import Decoding, decode, decoding, stream
 from textwright.errors import ConfigError
 from textwright.evaluating.cache import CacheSettings, cached_panel
 from textwright.evaluating.dynamic import DynamicSettings, dynamic_panel
-from textwright.evaluating.perplexity import Panel, Progress, panel, untold
+from textwright.evaluating.perplexity import Panel, panel
 from textwright.evaluating.risk import least_risk, likeness
 from textwright.models import LanguageModel
 from textwright.presets import preset as chosen
+from textwright.progress import Told, untold
 from textwright.run import GenerationConfig, ImportedRun, TextRun
 from textwright.text.conversations import ChatTemplate, turns_of
 from textwright.text.corpus import Corpus, counted, write
@@ -216,7 +217,7 @@ class TextModel:
         stride: int | None = None,
         cache: CacheSettings | None = None,
         dynamic: DynamicSettings | None = None,
-        progress: Progress = untold,
+        progress: Told = untold,
     ) -> Panel:
         """Perplexities on a text, tokenised by this run's tokenizer; in float32 and constant memory. See `measure`."""
         with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +231,7 @@ class TextModel:
         stride: int | None = None,
         cache: CacheSettings | None = None,
         dynamic: DynamicSettings | None = None,
-        progress: Progress = untold,
+        progress: Told = untold,
     ) -> Panel:
         """Perplexities on a text that is tokenised already: of the model itself, with a cache, or learning on.
 

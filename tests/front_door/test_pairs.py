@@ -191,8 +191,17 @@ def test_wrong_uses_are_refused_in_a_line(run: Run, spoken: Path, files: dict[st
     run(*train).fails("--pairs")
     run(*train, "--pairs", digits, tmp_path / "none").fails("none")
     run(*train, files["train.tsv"], "--pairs", digits, words).fails("not both")
-    run(*train, "--pairs", files["train.tsv"], "--valid", files["train.tsv"]).fails("and then --valid")
-    run(*train, files["train.tsv"], "--valid-pairs", files["train.tsv"], "--tensorboard").fails("as --valid")
+    table = files["train.tsv"]
+    for asked, told in (
+        ((*train, "--pairs", table, "--valid", table), "and then --valid; one that holds both sides is given without"),
+        (
+            (*train, table, "--valid-pairs", table, "--steps", "1"),
+            "and then --steps; one that holds both sides is given as",
+        ),
+        (("evaluate", spoken, "--pairs", table, "--json"), "given as --data FILE"),
+    ):
+        result = run(*asked)
+        assert result.code == 2 and told in result.err
     run("train", "--out", tmp_path / "run", "--pairs", digits, words).fails("--task translate")
     run(*train[:-1], "transalte", "--pairs", digits, words).fails("Did you mean 'translate'")
     run("translate", spoken, "7").fails("textwright convert")
@@ -295,7 +304,7 @@ def test_an_unknown_word_is_the_one_the_model_looked_at(run: Run, tmp_path: Path
     assert replaced["text"].split() == expected[:-1]  # the end is not shown
 
 
-def test_words_in_other_pieces_are_trained_on(run: Run, spelled_in_pieces: Path, tmp_path: Path) -> None:
+def test_askedin_other_pieces_are_trained_on(run: Run, spelled_in_pieces: Path, tmp_path: Path) -> None:
     table = spelled_in_pieces.parent / "train.tsv"
     words = ("train", table, "--task", "translate", "--model", "gru", "--tokenizer", "bpe", "--steps", "4")
     done = run(*words, "--set", "bpe_dropout=0.5", "--out", tmp_path / "run", *SMALL["gru"])

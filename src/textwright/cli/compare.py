@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from textwright.cli import ways
+from textwright.cli.pair_files import MeasuredPairs
 
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A run.")],
     second: Annotated[Path, typer.Argument(help="Another one, trained for the same task.")],
-    pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
+    pairs: MeasuredPairs = None,
     data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
     prefix: ways.Prefix = None,
     language: ways.Language = None,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from textwright.cli import ways
+from textwright.cli.pair_files import MeasuredPairs
 
 if TYPE_CHECKING:
+    from textwright.evaluating.scores import Score
     from textwright.pair_model import PairModel
     from textwright.text.pairs import Pair
     from textwright.writer import TextModel
@@ -22,7 +24,7 @@ def evaluate(
         str | None, typer.Option(help="A text, or a table of pairs; by default the run's own test data.")
     ] = None,
     field: Annotated[str | None, typer.Option(help="Column of a table that holds the text.")] = None,
-    pairs: Annotated[tuple[str, str] | None, typer.Option(help="Two files: sources and references.")] = None,
+    pairs: MeasuredPairs = None,
     fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs or answers.")] = None,
     prefix: ways.Prefix = None,
     answers: Annotated[
@@ -166,12 +168,14 @@ def _answers(model: TextModel, run: Path, data: str | None, fields: tuple[str, s
     import json as jsons
 
     from textwright.cli.sources import tell
+    from textwright.cli.watching import Watch
     from textwright.errors import ConfigError
     from textwright.example_job import answer_table, measure_answers
 
     if data is None and (fields is not None or model.config.task == "imported" or model.config.examples is None):
         raise ConfigError(f"{run} has no examples of its own: textwright evaluate {run} --answers --data FILE")
-    name, found, left_out = measure_answers(model, run, data, fields)
+    with Watch("measuring, tokens of answers") as watch:
+        name, found, left_out = measure_answers(model, run, data, fields, watch)
     if left_out:
         tell(left_out)
     if json:
@@ -282,7 +286,10 @@ def _pairs(
     from textwright.pair_scores import baseline_scores, evaluate_pairs
 
     told: dict[str, Any] = {"language": compared[0], "lowercase": compared[1]}
-    simple = baseline_scores(model, run, pairs, **told) if baselines else {}
+    simple: dict[str, list[Score]] = {}
+    if baselines:
+        with Watch("looking for the nearest, sources", len(pairs)) as watch:
+            simple = baseline_scores(model, run, pairs, progress=watch, **told)
     with Watch("writing, sources", len(pairs)) as watch:
         result = evaluate_pairs(model, pairs, beams=search[0], length_penalty=search[1], progress=watch, **told)
     if outputs is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from textwright.cli.pair_files import Files, pair_files, refuse
+from textwright.cli.pair_files import ALONE, Files, TestPairs, ValidPairs, pair_files, refuse, two_files
 
 
 def finetune(
@@ -30,7 +30,7 @@ def finetune(
         Files | None, typer.Option(metavar="PROMPT ANSWER", help="Columns of a table with other names.")
     ] = None,
     pairs: Annotated[
-        Files | None, typer.Option(help="For a base with a source: two files, the sources and the targets.")
+        Files | None, two_files("For a base with a source: two files, the sources and the targets.", ALONE)
     ] = None,
     prefix: Annotated[
         str | None, typer.Option(help="Put in front of every source; by default what the base was trained with.")
@@ -39,8 +39,8 @@ def finetune(
         str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="A text or table to measure the finished model on.")] = None,
-    valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
-    test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
+    valid_pairs: ValidPairs = None,
+    test_pairs: TestPairs = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes (3 if no budget is given).")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Budget in passes over the text.")] = None,

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from textwright.text.pairs import PairSource
 
 Files = tuple[str, str]
+
+
+def two_files(help: str, table: str) -> Any:
+    """An option for two files of pairs.
+
+    Args:
+        table: how one file that holds both sides is given instead.
+    """
+
+    def named(files: Files | None) -> Files | None:
+        if files is not None and files[1].startswith("--"):  # click takes what follows for the second file
+            raise typer.BadParameter(
+                f"expected two files, got {files[0]} and then {files[1]}; one that holds both sides is given {table}"
+            )
+        return files
+
+    return typer.Option(help=help, callback=named)
+
+
+ValidPairs = Annotated[Files | None, two_files("Two files to validate on.", "as --valid FILE")]
+TestPairs = Annotated[Files | None, two_files("Two files to measure the finished model on.", "as --test FILE")]
+MeasuredPairs = Annotated[Files | None, two_files("Two files: sources and references.", "as --data FILE")]
+ALONE = "without an option"  # how `train` and `finetune` take one file
 
 
 def pair_files(
@@ -18,12 +43,6 @@ def pair_files(
     from textwright.errors import ConfigError
     from textwright.text.pairs import PairSource
 
-    if files is not None and files[1].startswith("--"):
-        place = "without an option" if what == "the training data" else f"as {what} {files[0]}"
-        raise ConfigError(
-            f"{what}: expected two files, sources and targets, got {files[0]} and then {files[1]}: "
-            f"name both, or give one that holds both sides {place}"
-        )
     if table is not None and files is not None:
         raise ConfigError(f"{what}: give one file that holds both sides or two files of pairs, not both")
     framed = {} if prefix is None else {"prefix": prefix}

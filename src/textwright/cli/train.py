@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textwright.cli.pair_files import Files, pair_files, refuse
+from textwright.cli.pair_files import ALONE, Files, TestPairs, ValidPairs, pair_files, refuse, two_files
 
 SOURCE = (
     "A file, a folder, a glob, builtin:python-docs, or hf:NAME. For tasks with a source: a .tsv, .csv, .jsonl or SQuAD "
@@ -22,13 +22,13 @@ def train(
     task: Annotated[
         str | None, typer.Option(help="write, or with a source: translate, summarize, answer, chat, convert.")
     ] = None,
-    pairs: Annotated[Files | None, typer.Option(help="Two files, line by line: the sources and the targets.")] = None,
+    pairs: Annotated[Files | None, two_files("Two files, line by line: the sources and the targets.", ALONE)] = None,
     valid: Annotated[
         str | None, typer.Option(help="A validation text or table; otherwise part of the source is held back.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="A text or table to measure the finished model on.")] = None,
-    valid_pairs: Annotated[Files | None, typer.Option(help="Two files to validate on.")] = None,
-    test_pairs: Annotated[Files | None, typer.Option(help="Two files to measure the finished model on.")] = None,
+    valid_pairs: ValidPairs = None,
+    test_pairs: TestPairs = None,
     fields: Annotated[Files | None, typer.Option(help="Columns of source and target in a table.")] = None,
     prefix: Annotated[
         str | None, typer.Option(help='Put in front of every source, such as "summarize: "; in use it is added again.')

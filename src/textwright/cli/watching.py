@@ -43,7 +43,7 @@ class Watch:
         self.done += done
         self.bar.advance(self.task, done)
         quiet = time.monotonic() - self.told
-        if self.console.is_terminal:
+        if self.console.is_interactive:  # else nothing moves
             if quiet >= SOON:
                 self.bar.start()
         elif quiet >= QUIET:

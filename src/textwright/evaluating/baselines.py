@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from textwright.evaluating.words import words
+from textwright.progress import Told, untold
 
 SENTENCE = re.compile(r".+?(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”’」』）]*|$)", re.DOTALL)
 COMMON = 0.2  # words in more than this share of the sources tell nothing about which one it is
@@ -26,7 +27,7 @@ def leading(sources: Sequence[str]) -> list[str]:
     return [found[0].strip() if (found := SENTENCE.match(source.strip())) else source for source in sources]
 
 
-def nearest(known: Sequence[str], targets: Sequence[str], sources: Sequence[str]) -> list[str]:
+def nearest(known: Sequence[str], targets: Sequence[str], sources: Sequence[str], progress: Told = untold) -> list[str]:
     """For each source the target of the known source that is most similar to it, the first of equals.
 
     Similarity is the cosine of word counts weighted by inverse document frequency (Salton and Buckley 1988).
@@ -38,7 +39,11 @@ def nearest(known: Sequence[str], targets: Sequence[str], sources: Sequence[str]
     for place, count in enumerate(counts):
         for word, weight in _unit(count, rarity).items():
             index[word].append((place, weight))
-    return [targets[_best(_unit(Counter(words(source)), rarity), index)] for source in sources]
+    found = []
+    for source in sources:
+        found.append(targets[_best(_unit(Counter(words(source)), rarity), index)])
+        progress(1)
+    return found
 
 
 def _best(source: dict[str, float], index: dict[str, list[tuple[int, float]]]) -> int:

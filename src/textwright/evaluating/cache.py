@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import Panel, Progress, batches_of, panel_of, untold
+from textwright.evaluating.perplexity import Panel, batches_of, panel_of
 from textwright.models.base import LanguageModel, renewed
 from textwright.models.state import State
+from textwright.progress import Told, untold
 from textwright.text.batching import IGNORE, Batch
 from textwright.text.corpus import Corpus
 
@@ -39,7 +40,7 @@ class CacheSettings(NamedTuple):
 
 
 def cached_panel(
-    model: LanguageModel, corpus: Corpus, first: int, settings: CacheSettings, progress: Progress = untold
+    model: LanguageModel, corpus: Corpus, first: int, settings: CacheSettings, progress: Told = untold
 ) -> Panel:
     """As `perplexity.panel`, with a continuous cache.
 
@@ -52,9 +53,7 @@ def cached_panel(
     return panel_of(float(losses), tokens, context, corpus.facts)
 
 
-def choose_cache(
-    model: LanguageModel, corpus: Corpus, first: int, size: int, progress: Progress = untold
-) -> CacheSettings:
+def choose_cache(model: LanguageModel, corpus: Corpus, first: int, size: int, progress: Told = untold) -> CacheSettings:
     """The best θ and λ of a grid on a validation text.
 
     Raises:
@@ -73,7 +72,7 @@ def cached_losses(
     size: int,
     thetas: Sequence[float],
     weights: Sequence[float],
-    progress: Progress = untold,
+    progress: Told = untold,
 ) -> tuple[Tensor, int, str]:
     """Summed losses (thetas, weights) in nats, the number of targets, and the context policy without the cache."""
     if model.window is not None:

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from textwright.errors import ConfigError
-from textwright.evaluating.perplexity import Panel, Progress, head, panel_of, untold
+from textwright.evaluating.perplexity import Panel, head, panel_of
 from textwright.models.base import LanguageModel, renewed
+from textwright.progress import Told, untold
 from textwright.text.batching import Cursor, Streams
 from textwright.text.corpus import Corpus
 from textwright.training.gradients import clip
@@ -40,7 +41,7 @@ class DynamicSettings(NamedTuple):
 
 
 def dynamic_panel(
-    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Progress = untold
+    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Told = untold
 ) -> Panel:
     """As `perplexity.panel`, with a copy of the model that learns on.
 
@@ -52,7 +53,7 @@ def dynamic_panel(
     return panel_of(total, tokens, context, corpus.facts)
 
 
-def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int, progress: Progress = untold) -> DynamicSettings:
+def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int, progress: Told = untold) -> DynamicSettings:
     """The best η and λ of a grid on the beginning of a validation text, which is read `TRIALS` times.
 
     Raises:
@@ -64,7 +65,7 @@ def choose_dynamic(model: LanguageModel, corpus: Corpus, first: int, progress: P
 
 
 def dynamic_loss(
-    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Progress = untold
+    model: LanguageModel, corpus: Corpus, first: int, settings: DynamicSettings, progress: Told = untold
 ) -> tuple[float, int]:
     """Summed loss in nats and the number of targets; the model itself stays as it is."""
     if model.window is not None:

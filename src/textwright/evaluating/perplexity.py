@@ -8,7 +8,7 @@ least window - stride tokens of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
 
@@ -18,6 +18,7 @@ from pydantic import ConfigDict
 from textwright.config import Config
 from textwright.errors import ConfigError
 from textwright.models.base import LanguageModel, renewed
+from textwright.progress import Told, untold
 from textwright.text.batching import IGNORE, Batch, Cursor, Streams, strided
 from textwright.text.corpus import Corpus, Facts
 from textwright.training.hardware import autocast
@@ -27,11 +28,6 @@ BATCH_TOKENS = 8192  # tokens scored at once
 ROWS = 8  # stretches a text is read in at once when a state is carried: each begins without context
 TIME = 128  # tokens a carried state is moved by at once
 WIDE = 1024  # tokens of the widest window that a text is scored in, also by models that could see more
-Progress = Callable[[int], None]  # is told how many more tokens are done
-
-
-def untold(done: int) -> None:
-    """The progress that nobody watches."""
 
 
 class Panel(Config):
@@ -68,7 +64,7 @@ def panel(
     *,
     stride: int | None = None,
     precision: str = "float32",
-    progress: Progress = untold,
+    progress: Told = untold,
 ) -> Panel:
     """Measure a model on a whole corpus.
 
@@ -103,7 +99,7 @@ def score(
     *,
     stride: int | None = None,
     precision: str = "float32",
-    progress: Progress = untold,
+    progress: Told = untold,
 ) -> tuple[float, int, str]:
     """Summed loss (nats), number of targets, and the context policy in words."""
     model.eval()
