@@ -196,7 +196,8 @@ def translation(part: Part) -> str:
     joey, own = part["results"]
     kinds = {"tokens/s": ",.0f", "updates": ",.0f", "minutes": ".1f", "BLEU": ".2f", "chrF": ".2f"}
     for beams in (5, 1):
-        kinds |= {f"beam {beams}: {what}": ".1f" for what in ("tokens/s", "sentences/s", "tokens a text")}
+        kinds |= {f"beam {beams}: {what}": ",.0f" for what in ("tokens/s", "sentences/s")}
+        kinds[f"beam {beams}: tokens a text"] = ".1f"
     lines = [
         [f"{row['who']}, {row['precision']}", *(format(row[key], kind) for key, kind in kinds.items())]
         for row in (joey, own)
