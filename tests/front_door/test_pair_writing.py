@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from door import Run
+from hypothesis import given
+from hypothesis import strategies as st
 
 from textwright.api import train_pairs
 from textwright.errors import ConfigError, DataError
 from textwright.models.alignment import NoAlignment
 from textwright.opening import load_pairs
-from textwright.pair_model import PairModel
+from textwright.pair_model import FEW, READ, ROWS, PairModel
 from textwright.text.pairs import PairSource
 
 SETTINGS = {"model.width": 16, "model.layers": 1, "training.evaluations": 1}
@@ -129,3 +131,15 @@ def test_a_conversation_survives_a_long_line(run: Run, tmp_path: Path, monkeypat
     assert "reads up to 32" in talk.err and "It was not said" in talk.err
     assert [len(line) <= 5 for line in talk.out.splitlines()] == [True, True]
     run("chat", tmp_path / "run", "--system", "Be kind.").fails("leave out --system")
+
+
+@given(lengths=st.lists(st.integers(1, 3000), max_size=400), rows=st.integers(1, 900))
+def test_texts_are_written_together_as_far_as_their_sources_allow(lengths: list[int], rows: int) -> None:
+    """Every source once, the longest first; more than a few rows only where their sources are short."""
+    batches = list(PairModel._batches(None, [[0] * length for length in lengths], rows))  # type: ignore[arg-type]
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    longest = [[lengths[place] for place in batch] for batch in batches]
+    assert [length for batch in longest for length in batch] == sorted(lengths, reverse=True)
+    for batch in longest[:-1]:
+        assert len(batch) == 1 or rows * len(batch) <= FEW or rows * len(batch) * batch[0] <= READ
+        assert rows * (len(batch) + 1) > min(ROWS, max(FEW, READ // batch[0]))  # and no fewer
