@@ -58,23 +58,17 @@ class Panel(Config):
 
 
 def panel(
-    model: LanguageModel,
-    corpus: Corpus,
-    first: int,
-    *,
-    stride: int | None = None,
-    precision: str = "float32",
-    progress: Told = untold,
+    model: LanguageModel, corpus: Corpus, first: int, *, stride: int | None = None, progress: Told = untold
 ) -> Panel:
-    """Measure a model on a whole corpus.
+    """Measure a model on a whole corpus, in float32.
 
     Args:
         model: on its device; put into evaluation mode.
         first: the id that stands before a document.
         stride: tokens a window moves by; None: half of it. Recurrent models have none.
+        progress: is told how many more tokens are done.
     """
-    found = score(model, corpus, first, stride=stride, precision=precision, progress=progress)
-    return panel_of(*found, corpus.facts)
+    return panel_of(*score(model, corpus, first, stride=stride, progress=progress), corpus.facts)
 
 
 def panel_of(total: float, tokens: int, context: str, facts: Facts) -> Panel:
