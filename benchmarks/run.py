@@ -31,6 +31,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from textwright.models import LanguageModel, LSTMConfig, TransformerConfig
 from textwright.text.batching import Batch
 from textwright.training import hardware
+from textwright.training.compiling import compile_blocks
 from textwright.training.gradients import clip
 from textwright.training.objective import Objective
 from textwright.training.optimizer import AdamConfig
@@ -121,11 +122,21 @@ def gpu() -> Part:
     config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, **SAME)
     shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50_257}
     plain = GPT2Config(**shape, **PLAIN, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+
+    def ours(*, compiled: bool) -> Step:
+        model = config.build().to(device)
+        if compiled:
+            compile_blocks(model, device)
+        return our_step(model, tokens, "bfloat16")
+
+    def theirs(*, compiled: bool) -> Step:
+        return hugging_face_step(plain, tokens, torch.bfloat16, compiled=compiled)
+
     contestants = {
-        "plain PyTorch loop, bfloat16 autocast": Contestant(
-            "bfloat16", lambda: hugging_face_step(plain, tokens, torch.bfloat16)
-        ),
-        "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build().to(device), tokens, "bfloat16")),
+        "plain PyTorch loop, bfloat16 autocast": Contestant("bfloat16", lambda: theirs(compiled=False)),
+        "the same, torch.compile": Contestant("bfloat16", lambda: theirs(compiled=True)),
+        "textwright, bfloat16": Contestant("bfloat16", lambda: ours(compiled=False)),
+        "textwright, bfloat16, training.compile": Contestant("bfloat16", lambda: ours(compiled=True)),
     }
     return Part(tokens.device, tokens.numel(), 9, contestants)
 
@@ -160,8 +171,12 @@ def our_step(model: LanguageModel, tokens: torch.Tensor, precision: str, sampler
     return step
 
 
-def hugging_face_step(config: GPT2Config, tokens: torch.Tensor, dtype: torch.dtype | None) -> Step:
+def hugging_face_step(
+    config: GPT2Config, tokens: torch.Tensor, dtype: torch.dtype | None, *, compiled: bool = False
+) -> Step:
     model = GPT2LMHeadModel(config).to(tokens.device).train()
+    if compiled:
+        model.compile()
     return plain_step(model, lambda: model(tokens).logits, tokens, dtype)
 
 

@@ -39,6 +39,7 @@ from textwright.text_job import TextJob
 from textwright.training import hardware, parallel
 from textwright.training.callbacks import Listener, Listeners, TensorBoard
 from textwright.training.checkpoint import flush, load_weights, read_json, save_tensors, write_file, write_json
+from textwright.training.compiling import compile_blocks
 from textwright.training.loop import Trainer, is_memory
 from textwright.training.records import Progress
 from textwright.verdict import verdict
@@ -48,6 +49,7 @@ NEUTRAL = (
     "training.budget.",
     "training.accumulation",
     "training.device",
+    "training.compile",
     "training.save_seconds",
     "training.log_every",
 )
@@ -227,6 +229,8 @@ def _train(out: Path, audience: Audience, world: parallel.World, *, tensorboard:
     if config.base is not None:
         load_weights(model, out / WEIGHTS)
         model = restrict(model, config)
+    if config.training.compile:
+        compile_blocks(model, model.device)
     audience.planned(manifest, model, job)
     listeners = [audience, _Sampler(job), *([TensorBoard(out / "tensorboard")] if tensorboard else [])]
 

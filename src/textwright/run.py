@@ -38,7 +38,8 @@ from textwright.models import (
     TextModelConfig,
     TransformerConfig,
 )
-from textwright.models.base import Precision
+from textwright.models.base import BaseConfig, Precision
+from textwright.models.blocks import BlockConfig
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
@@ -177,6 +178,7 @@ class TextRun(BaseRun):
             )
         if training.keep == "score":
             raise ValueError("a text has no score besides its loss: leave out training.keep")
+        check_compile(training, self.model)
         recurrent = isinstance(self.model, RecurrentConfig)
         self.check_base(recurrent=recurrent, examples=self.examples is not None)
         if self.examples is not None and training.varied_context:
@@ -236,8 +238,15 @@ class PairRun(BaseRun):
             raise ValueError("a base has not learned to read a source beside neighbours: leave them out")
         if isinstance(self.model, PretrainedPairsConfig) and self.base is None:
             raise ValueError("a model of the transformers library is imported, then fine-tuned: textwright import NAME")
+        check_compile(self.training, self.model)
         self.check_base(recurrent=isinstance(self.model, Seq2SeqConfig))
         return self
+
+
+def check_compile(training: TrainingConfig, model: BaseConfig) -> None:
+    """Raise ValueError where nothing would be compiled."""
+    if training.compile and not isinstance(model, BlockConfig):
+        raise ValueError("training.compile is for our Transformers: leave it out")
 
 
 class ImportedRun(Config):

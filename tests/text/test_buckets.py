@@ -6,12 +6,13 @@ from itertools import islice, pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from textwright.text.batching import IGNORE, Batch, Cursor
-from textwright.text.buckets import Buckets, Plain, Sides
+from textwright.text.buckets import Buckets, Plain, Rows, Sides
 from textwright.text.corpus import Corpus, Facts
 
 END = 1
@@ -208,8 +209,9 @@ def test_a_reader_may_read_otherwise_at_every_epoch() -> None:
     class Longer(Plain):
         """As it was encoded, with a few more tokens in front."""
 
-        def __call__(self, side: int, number: int, epoch: int) -> Tensor:
-            return torch.cat([torch.full((epoch + side,), NEW), super().__call__(side, number, epoch)])
+        def __call__(self, side: int, numbers: Tensor, epoch: int) -> Rows:
+            rows, more = super().__call__(side, numbers, epoch), epoch + side
+            return Rows(F.pad(rows.ids, (more, 0), value=NEW), rows.lengths + more)
 
     supply = Buckets(sides, 4, (END,), 0, Longer(sides))
     for number in range(3):

@@ -85,7 +85,11 @@ class Batch:
         return self._map(lambda leaf: leaf[part])
 
     def to(self, device: torch.device) -> Batch:
-        return self._map(lambda leaf: leaf.to(device))
+        return self._map(lambda leaf: leaf.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU can copy from by itself."""
+        return self._map(torch.Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed = _changed(self, change)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from textwright.noise import permuted
 from textwright.text.batching import IGNORE, Batch, Cursor, by_length
@@ -32,11 +32,18 @@ class Sides(NamedTuple):
         return lengths_of(self.source), lengths_of(self.target)
 
 
+class Rows(NamedTuple):
+    """ids (rows, longest), 0 after the `lengths` (rows,) of each."""
+
+    ids: Tensor
+    lengths: Tensor
+
+
 class Reader(Protocol):
     """How documents become ids; another one than the corpus's own may read them differently at every epoch."""
 
-    def __call__(self, side: int, number: int, epoch: int) -> Tensor:
-        """Ids (length,) of document `number` of the source (side 0) or the target (side 1), the end included."""
+    def __call__(self, side: int, numbers: Tensor, epoch: int) -> Rows:
+        """Documents `numbers` (rows,) of the source (side 0) or the target (side 1), the end included."""
 
 
 class Plain:
@@ -46,11 +53,14 @@ class Plain:
         self.sides = sides
         self.starts = [torch.cat([torch.zeros(1, dtype=torch.long), corpus.ends[:-1]]) for corpus in sides]
 
-    def __call__(self, side: int, number: int, epoch: int) -> Tensor:
-        corpus = self.sides[side]
-        ids = corpus.tokens[int(self.starts[side][number]) : int(corpus.ends[number])].long()
-        corpus.touched(1, len(ids))
-        return ids
+    def __call__(self, side: int, numbers: Tensor, epoch: int) -> Rows:
+        corpus, starts = self.sides[side], self.starts[side][numbers]
+        lengths = corpus.ends[numbers] - starts
+        step = torch.arange(int(lengths.max()))
+        real = step < lengths[:, None]
+        ids = corpus.tokens[torch.where(real, starts[:, None] + step, 0)].long()
+        corpus.touched(len(numbers), len(step))
+        return Rows(ids.masked_fill_(~real, 0), lengths)
 
 
 class LengthBuckets(ABC):
@@ -125,19 +135,19 @@ class Buckets(LengthBuckets):
 
     def gather(self, numbers: Tensor, epoch: int) -> Batch:
         """The batch of these pairs."""
-        sources = [self.reader(0, number, epoch) for number in numbers.tolist()]
-        targets = [self.reader(1, number, epoch) for number in numbers.tolist()]
-        tokens = pad_sequence([torch.cat([self.start, target[:-1]]) for target in targets], batch_first=True)
-        given = torch.full((len(self.start) - 1,), IGNORE)
-        targets = [torch.cat([given, target]) for target in targets]
-        lengths = torch.tensor([len(target) for target in targets])
+        source, target = self.reader(0, numbers, epoch), self.reader(1, numbers, epoch)
+        tokens = torch.cat([self.start.expand(len(numbers), -1), target.ids[:, :-1]], 1)
+        step = torch.arange(tokens.shape[1]) - (len(self.start) - 1)  # 0 is where the first target is
+        after = step >= target.lengths[:, None]
+        targets = F.pad(target.ids, (len(self.start) - 1, 0)).masked_fill_(after | (step < 0), IGNORE)
+        lengths = target.lengths + len(self.start) - 1
         return Batch(
-            tokens,
-            pad_sequence(targets, batch_first=True, padding_value=IGNORE),
+            tokens.masked_fill_(after, 0),
+            targets,
             None if bool((lengths == tokens.shape[1]).all()) else lengths,
             None,
-            pad_sequence(sources, batch_first=True),
-            torch.tensor([len(source) for source in sources]),
+            source.ids,
+            source.lengths,
             int(self.target_lengths[numbers].sum()),
         )
 

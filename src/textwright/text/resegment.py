@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from textwright.errors import ConfigError
 from textwright.noise import mix
-from textwright.text.buckets import Sides
+from textwright.text.buckets import Rows, Sides
 from textwright.text.corpus import Corpus
 from textwright.text.tokenizers import Tokenizer
 
@@ -45,8 +46,9 @@ class Resegmented:
         parts = zip(sides, tokenizers, longest, strict=True)
         self.sides = [_Side(corpus, tokenizer, rate, seed, most) for corpus, tokenizer, most in parts]
 
-    def __call__(self, side: int, number: int, epoch: int) -> Tensor:
-        return self.sides[side].document(number, epoch)
+    def __call__(self, side: int, numbers: Tensor, epoch: int) -> Rows:
+        texts = [self.sides[side].document(number, epoch) for number in numbers.tolist()]
+        return Rows(pad_sequence(texts, batch_first=True), torch.tensor([len(text) for text in texts]))
 
 
 class _Side:

@@ -25,8 +25,10 @@ from textwright.models.state import State, map_leaves
 from textwright.noise import below
 from textwright.text.batching import Batch, Batches, Cursor
 from textwright.training import state as saves
+from textwright.training.ahead import Supply, ahead
 from textwright.training.calibration import Calibration
 from textwright.training.callbacks import Listener
+from textwright.training.compiling import uncompiled
 from textwright.training.forensics import blame, finite
 from textwright.training.gradients import clip, layer_norms
 from textwright.training.hardware import autocast
@@ -100,7 +102,7 @@ class Trainer:
         """Train until the budget is spent, patience is out, or somebody interrupts; returns the saved progress."""
         self.tensors.model.train()
         self._resume()
-        supply = self.batches.batches(self.progress.cursor)
+        supply = self._supply()
         with Interrupts() as interrupts:
             while not self.progress.finished:
                 share, stop = self.world.agree([self._share(), float(interrupts.requested)])
@@ -113,8 +115,12 @@ class Trainer:
                 else:
                     sound = self._step(share, *next(supply)) and self._maybe_save()
                 if not sound:  # rolled back, and the supply with it
-                    supply = self.batches.batches(self.progress.cursor)
+                    supply = self._supply()
         return self.progress
+
+    def _supply(self) -> Supply:
+        supply = self.batches.batches(self.progress.cursor)
+        return ahead(supply, Batch.pinned) if self.tensors.model.device.type == "cuda" else supply
 
     # -- the parts of a step ------------------------------------------------------------------------------------
 
@@ -274,6 +280,10 @@ class Trainer:
 
     def _evaluate(self, share: float) -> bool:
         """Look at the validation text, keep the best model, save; False when training was rolled back."""
+        with uncompiled() if self.config.compile else nullcontext():
+            return self._look(share)
+
+    def _look(self, share: float) -> bool:
         candidate = model = self._candidate()
         candidate.eval()
         broken, fitted = self._broken(), None
