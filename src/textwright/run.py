@@ -39,7 +39,6 @@ from textwright.models import (
     TransformerConfig,
 )
 from textwright.models.base import BaseConfig, Precision
-from textwright.models.blocks import BlockConfig
 from textwright.models.rnn import RecurrentConfig
 from textwright.text.filters import Filters
 from textwright.text.pairs import PairSource
@@ -244,9 +243,9 @@ class PairRun(BaseRun):
 
 
 def check_compile(training: TrainingConfig, model: BaseConfig) -> None:
-    """Raise ValueError where nothing would be compiled."""
-    if training.compile and not isinstance(model, BlockConfig):
-        raise ValueError("training.compile is for our Transformers: leave it out")
+    """Raise ValueError where nothing, or with a source not all, would be compiled."""
+    if training.compile and not isinstance(model, TransformerConfig):
+        raise ValueError("training.compile is for our Transformers that go on writing a text: leave it out")
 
 
 class ImportedRun(Config):

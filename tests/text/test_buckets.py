@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from textwright.text.batching import IGNORE, Batch, Cursor
 from textwright.text.buckets import Buckets, Plain, Rows, Sides
@@ -201,6 +202,27 @@ def test_in_order_takes_the_first_pairs(lengths: list[tuple[int, int]], budget: 
     else:
         assert sum(map(len, targets[: count - 1])) < tokens
         assert count == len(lengths) or sum(map(len, targets[:count])) >= tokens
+
+
+@given(shapes, st.lists(st.integers(2, 9), min_size=1, max_size=3), st.data())
+@many
+def test_a_batch_is_its_texts_one_by_one(lengths: list[tuple[int, int]], start: list[int], data: st.DataObject) -> None:
+    """What stands before a text carries no loss, however long it is; nothing stands after one."""
+    sides, sources, targets = pairs(lengths)
+    numbers = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=6))
+    batch = Buckets(sides, 64, start, 0).gather(torch.tensor(numbers), 0)
+    read = [torch.tensor([*start, *targets[number][:-1]]) for number in numbers]
+    wanted = [torch.tensor([IGNORE] * (len(start) - 1) + targets[number]) for number in numbers]
+    assert torch.equal(batch.tokens, pad_sequence(read, batch_first=True))
+    assert torch.equal(batch.targets, pad_sequence(wanted, batch_first=True, padding_value=IGNORE))
+    assert batch.source is not None and batch.source_lengths is not None
+    given_ = [torch.tensor(sources[number]) for number in numbers]
+    assert torch.equal(batch.source, pad_sequence(given_, batch_first=True))
+    assert batch.source_lengths.tolist() == [len(source) for source in given_]
+    lengths_ = [len(row) for row in read]
+    assert (batch.lengths is None) == (len(set(lengths_)) == 1)
+    assert batch.lengths is None or batch.lengths.tolist() == lengths_
+    assert batch.plain == sum(len(targets[number]) for number in numbers)
 
 
 def test_a_reader_may_read_otherwise_at_every_epoch() -> None:

@@ -1,4 +1,4 @@
-"""What is there for GPUs: compiled blocks, batches that are put together ahead, weights in one piece."""
+"""What is there for GPUs: compiled blocks, and batches that are put together ahead."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import corpus, losses, trainer
+from small import Recorder, corpus, losses, trainer
 from torch import nn
 
 from textwright.errors import ConfigError
-from textwright.models import TransformerConfig
+from textwright.evaluating.perplexity import score
+from textwright.models import LanguageModel, TransformerConfig
 from textwright.models.layers import Dropout
-from textwright.models.rnn import in_one_piece
 from textwright.run import parse_run
 from textwright.text.batching import Batch, Cursor, Windows
 from textwright.training import compiling
 from textwright.training.ahead import ahead
 from textwright.training.compiling import compile_blocks
+from textwright.training.records import EvaluationRecord, Progress
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile asks for a C++ compiler")
 
@@ -31,17 +32,38 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.c
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # both are of torch's compiler at work
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_compiled_run_learns_as_a_plain_one(tmp_path: Path) -> None:
-    """The same losses, and the same looks, which run without what was compiled."""
+    """The same losses, and the same looks; equal blocks are compiled once, and looks compile nothing."""
     config = TransformerConfig(vocab=12, width=16, layers=2, heads=2, window=16)
-    runs = []
+    runs, graphs = [], torch._dynamo.utils.counters["stats"]
+
+    class Counting(Recorder):
+        """Graphs that were compiled before and after each look."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.before: list[int] = []
+            self.after: list[int] = []
+
+        def sample(self, model: LanguageModel) -> str:
+            self.before.append(graphs["unique_graphs"])
+            score(model, corpus([50, 3]), 0)
+            return ""
+
+        def evaluated(self, progress: Progress, record: EvaluationRecord) -> None:
+            self.after.append(graphs["unique_graphs"])
+
     for compiled in (False, True):
         torch.manual_seed(0)
-        model = config.build()
+        model, listener = config.build(), Counting()
+        graphs.clear()
         if compiled:
             compile_blocks(model, model.device)
-            assert all(block._compiled_call_impl is not None for block in model.blocks)
-        runs.append(trainer(tmp_path / str(compiled), model=model, steps=4, compile=compiled).run())
+        job = trainer(tmp_path / str(compiled), model=model, steps=4, listener=listener, compile=compiled)
+        runs.append(job.run())
     plain, other = runs
+    assert listener.before == listener.after
+    assert listener.before[0] == 1  # what asked whether there is a compiler
+    assert listener.before[-1] == 2  # and both blocks together
     assert losses(other) == pytest.approx(losses(plain), rel=1e-5)
     looks = [[look.valid_loss for look in run.evaluations] for run in runs]
     assert looks[1] == pytest.approx(looks[0], rel=1e-5)
@@ -66,14 +88,14 @@ def test_no_compiler_is_told_before_anything_is_trained(monkeypatch: pytest.Monk
         raise RuntimeError("cannot find g++\nand more")
 
     monkeypatch.setattr(compiling.torch, "compile", broken)
-    with pytest.raises(ConfigError, match=r"does not work here \(cannot find g\+\+\).* leave out training.compile"):
+    with pytest.raises(ConfigError, match=r"does not work here \(cannot find g\+\+\): --set training.compile=false$"):
         compile_blocks(nn.Identity(), torch.device("cpu"))
 
 
 def test_nothing_to_compile_is_refused() -> None:
     training = {"budget": {"steps": 1}, "compile": True}
     run = {"source": {"path": "x"}, "model": {"family": "lstm", "vocab": 9}, "training": training}
-    with pytest.raises(ConfigError, match=r"training\.compile is for our Transformers: leave it out"):
+    with pytest.raises(ConfigError, match=r"training\.compile is for our Transformers that go on writing"):
         parse_run(run)
 
 
@@ -103,18 +125,3 @@ def test_ahead_is_one_batch_and_ends_with_its_reader() -> None:
     assert given == [0, 1] and threading.active_count() == before
     with pytest.raises(MemoryError, match="no room"):
         list(ahead(supply(), lambda batch: batch))
-
-
-def test_weights_in_one_piece() -> None:
-    """Side by side in memory, with the values and the gradients of the weights they are made of."""
-    cell = nn.LSTM(3, 4)
-    weights = dict(cell.named_parameters())
-    joined = in_one_piece(weights)
-    place = joined["weight_ih_l0"].data_ptr()
-    for name, weight in weights.items():
-        assert torch.equal(joined[name], weight) and joined[name].data_ptr() == place
-        place += 4 * weight.numel()
-    torch.stack([part.square().sum() for part in joined.values()]).sum().backward()
-    for weight in weights.values():
-        assert weight.grad is not None
-        torch.testing.assert_close(weight.grad, 2 * weight.detach())

@@ -18,7 +18,7 @@ from textwright.errors import TrainingError
 from textwright.models import LanguageModel
 from textwright.text.batching import Streams
 from textwright.training import loop, state
-from textwright.training.loop import triggered
+from textwright.training.averaging import triggered
 from textwright.training.optimizer import (
     AdamConfig,
     ConstantSchedule,

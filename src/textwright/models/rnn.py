@@ -251,6 +251,10 @@ def run(
         zero = x.new_zeros(len(x), cell.width)
         return _walk(cell.step, cell.bring(x), lengths, (zero,) * cell.leaves if memory is None else memory)
     assert isinstance(cell, nn.RNNBase)
+    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        # Under autocast torch gives cuDNN's layers float16, whatever was asked for, and small gradients become 0 in it.
+        with torch.autocast("cuda", enabled=False):
+            return run(cell, x.float(), lengths, memory, weight_drop)
     if x.shape[1] == 1 and memory is not None and x.device.type == "cpu" and not torch.is_grad_enabled():
         return _walk(partial(step, cell), x, lengths, memory)
     kernel = _dropped(cell, weight_drop)
@@ -272,18 +276,8 @@ def _dropped(cell: nn.RNNBase, weight_drop: Dropout | None) -> Callable[..., Any
     """The layer with some of its recurrent weights 0, the same ones for all steps and rows of this call."""
     if weight_drop is None or not weight_drop.training or not weight_drop.dropped:
         return cell
-    weights = dict(cell.named_parameters()) | {"weight_hh_l0": weight_drop(cell.weight_hh_l0)}
-    if cell.weight_hh_l0.device.type == "cuda":
-        weights = in_one_piece(weights)
+    weights = {"weight_hh_l0": weight_drop(cell.weight_hh_l0)}  # on a GPU torch puts them in one piece for cuDNN
     return lambda *inputs: functional_call(cell, weights, inputs)
-
-
-def in_one_piece(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same values side by side in one stretch of memory, in their order: as cuDNN reads those of a layer; it warns
-    and copies them at every call where they are not."""
-    stretch = torch.cat([weight.flatten() for weight in weights.values()])
-    parts = torch.split(stretch, [weight.numel() for weight in weights.values()])
-    return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
 
 
 def step(cell: nn.RNNBase, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

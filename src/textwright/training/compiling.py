@@ -21,15 +21,15 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         torch.compile(torch.neg)(torch.ones(8, device=device))  # before an hour of training depends on it
     except Exception as error:  # whatever a compiler, or the lack of one, raises
         told = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f"torch.compile does not work here ({told[0]}): install a C++ compiler, or leave out training.compile"
-        ) from None
+        raise ConfigError(f"torch.compile does not work here ({told[0]}): --set training.compile=false") from None
+    torch._dynamo.config.optimize_ddp = False  # it cuts blocks for several processes to exchange gradients early
     for block in model.modules():
         if isinstance(block, ResidualBlock):
             block.compile()
 
 
 def uncompiled() -> AbstractContextManager[object]:
-    """Inside, blocks run as they are written: looks and samples have too many lengths to compile for each."""
+    """Inside, blocks run as they are written: looks and samples have too many lengths to compile for each, and hooks
+    see every layer."""
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance

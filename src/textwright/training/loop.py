@@ -3,21 +3,21 @@
 Nothing that influences the result lives outside `Progress` and the saved tensors: batches are a function of a cursor,
 the random numbers of a step (dropout) of seed, step and rank. Killing the process at any moment and starting it again
 therefore continues with bit-equal losses on the same kind of machine. (With a budget in minutes the clock decides about
-the rate and the end, so there the losses are those of a run that was never killed, but not the same bits.)
+the rate and the end, so there the losses are those of a run that was never killed, but not the same bits. Nor are
+they where blocks are compiled: which shapes they are compiled for depends on what came before.)
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from textwright.errors import TrainingError
 from textwright.models.base import LanguageModel, renewed
@@ -26,6 +26,7 @@ from textwright.noise import below
 from textwright.text.batching import Batch, Batches, Cursor
 from textwright.training import state as saves
 from textwright.training.ahead import Supply, ahead
+from textwright.training.averaging import average_of, triggered
 from textwright.training.calibration import Calibration
 from textwright.training.callbacks import Listener
 from textwright.training.compiling import uncompiled
@@ -93,7 +94,7 @@ class Trainer:
         self.batches, self.calibrate, self.begin = batches, calibrate, begin
         self.objective = Objective(model, config.label_smoothing, config.r_drop, sampler)
         self.wrapped = world.wrap(self.objective)
-        self.tensors = saves.Tensors(model, self._optimizer(model, sampler), self._average(model))
+        self.tensors = saves.Tensors(model, self._optimizer(model, sampler), average_of(model, config.averaging))
         self.progress = Progress(parts=config.accumulation)
         self.rejected = 0
         self._saved_at = self._began = time.monotonic()
@@ -120,7 +121,12 @@ class Trainer:
 
     def _supply(self) -> Supply:
         supply = self.batches.batches(self.progress.cursor)
-        return ahead(supply, Batch.pinned) if self.tensors.model.device.type == "cuda" else supply
+        # Of several processes each takes some rows of a batch, which do not lie together: nothing to pin.
+        alone = self.tensors.model.device.type == "cuda" and self.world.size == 1
+        return ahead(supply, Batch.pinned) if alone else supply
+
+    def _plainly(self) -> AbstractContextManager[object]:
+        return uncompiled() if self.config.compile else nullcontext()
 
     # -- the parts of a step ------------------------------------------------------------------------------------
 
@@ -231,7 +237,8 @@ class Trainer:
     def _reject(self, batch: Batch, cursor: Cursor) -> bool:
         """Skip a step whose loss or gradient is not finite; roll back when the weights themselves are broken."""
         part = batch.rows(self.world.rank, None, self.world.size).to(self.tensors.model.device)
-        where = blame(self.tensors.model, lambda: self._again(part))
+        with self._plainly():
+            where = blame(self.tensors.model, lambda: self._again(part))
         self.tensors.optimizer.zero_grad(set_to_none=True)
         self.rejected += 1
         place = f"step {self.progress.step + 1}, epoch {cursor.epoch + 1}, batch after {self.progress.tokens:,} tokens"
@@ -243,7 +250,7 @@ class Trainer:
         return True
 
     def _again(self, part: Batch) -> None:
-        """The forward pass of this step once more, with the same dropout and precision."""
+        """The forward pass of this step once more, with the same dropout (unless it was compiled) and precision."""
         self._reseed()
         with autocast(self.tensors.model.device, self.config.precision):
             self.objective(part, self._carried(part, 0, len(part.tokens)))
@@ -280,7 +287,7 @@ class Trainer:
 
     def _evaluate(self, share: float) -> bool:
         """Look at the validation text, keep the best model, save; False when training was rolled back."""
-        with uncompiled() if self.config.compile else nullcontext():
+        with self._plainly():
             return self._look(share)
 
     def _look(self, share: float) -> bool:
@@ -448,14 +455,6 @@ class Trainer:
         model.embed.sparse = sampler.sparse = self.world.size == 1  # processes exchange dense gradients
         return config.build_by_rows(model, [model.embed.weight, model.head.weight])
 
-    def _average(self, model: LanguageModel) -> AveragedModel | None:
-        averaging = self.config.averaging
-        if averaging.kind == "none":
-            return None
-        if averaging.kind == "ema":
-            return AveragedModel(model, multi_avg_fn=moving(averaging.decay))
-        return AveragedModel(model, multi_avg_fn=get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
-
     def _update_average(self, share: float) -> None:
         averaging, average = self.config.averaging, self.tensors.average
         if average is None or (averaging.kind == "tail" and share < 1 - averaging.tail):
@@ -473,24 +472,7 @@ class Trainer:
         return average.module
 
 
-def moving(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential moving average whose weight of the past grows to `decay`: early weights are soon forgotten, also
-    where there are few steps (as TensorFlow's ExponentialMovingAverage does with `num_updates`)."""
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-        kept = min(decay, (1 + float(count)) / (10 + float(count)))
-        torch._foreach_lerp_(averages, weights, 1 - kept)
-
-    return update
-
-
-def triggered(evaluations: Sequence[EvaluationRecord], patience: int) -> bool:
-    """The loss of an evaluation was above the best of those that lay more than `patience` before it."""
-    losses = [record.valid_loss for record in evaluations]
-    return any(loss > min(losses[: place - patience]) for place, loss in enumerate(losses) if place > patience)
-
-
 def is_memory(error: BaseException) -> bool:
     words = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in words
+    told = "can't allocate memory" in words or "out of memory" in words
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)

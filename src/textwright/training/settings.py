@@ -101,7 +101,7 @@ class TrainingConfig(Config):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of products; weights stay in float32")
     device: str = Field("cpu", description="cpu, cuda, cuda:1 …")
     compile: bool = Field(
-        False, description="Transformers: their blocks by torch.compile, a minute or two at the start; for GPUs"
+        False, description="Transformers that go on writing a text: their blocks by torch.compile; for GPUs"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and dropout")
     evaluations: int = Field(10, ge=1, description="looks at the validation text, evenly over the budget")
