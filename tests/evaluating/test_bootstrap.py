@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from textwright.errors import ConfigError, DataError
 from textwright.evaluating.bootstrap import Comparison, interval, paired_bootstrap
 from textwright.evaluating.chrf import ChrF
-from textwright.evaluating.edits import ExactStrings, WordErrorRate
+from textwright.evaluating.edits import ErrorRate, ExactStrings
 from textwright.evaluating.resampling import middle, p_value, resample
 from textwright.evaluating.scores import Metric
 from textwright.evaluating.summaries import Rouge
 from textwright.evaluating.translation import BLEU
 
-METRICS: list[Metric] = [BLEU("en"), ChrF(), Rouge("L"), WordErrorRate(), ExactStrings()]
+METRICS: list[Metric] = [BLEU("en"), ChrF(), Rouge("L"), ErrorRate("word"), ExactStrings()]
 each_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 
 

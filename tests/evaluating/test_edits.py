@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textwright.evaluating.edits import ExactStrings, PhonemeErrorRate, WordErrorRate
+from textwright.evaluating.edits import ErrorRate, ExactStrings
 from textwright.evaluating.sequences import edit_distance
 
 sequences = st.text("abc", max_size=70)
@@ -34,28 +34,30 @@ def test_distances_by_hand() -> None:
 
 def test_edits_are_summed_before_the_division() -> None:
     """1 edit of 1 word and none of 9: 10 %, not the mean of 100 % and 0 %."""
-    score = WordErrorRate().corpus(["yes", "a b c d e f g h i"], [["no"], ["a b c d e f g h i"]])
+    score = ErrorRate("word").corpus(["yes", "a b c d e f g h i"], [["no"], ["a b c d e f g h i"]])
     assert score.value == pytest.approx(10)
     assert score.extras == {"edits": 1.0, "reference_tokens": 10.0}
     assert not score.higher_is_better
 
 
 def test_words_by_hand() -> None:
-    assert WordErrorRate().corpus(["the cat sat on mat"], [["the cat sat on the mat"]]).value == pytest.approx(100 / 6)
-    assert WordErrorRate().corpus(["a b c d"], [["x"]]).value == 400  # it may pass 100
-    assert WordErrorRate().corpus(["今天很好"], [["今天不好"]]).value == 25  # characters of a script without spaces
-    assert WordErrorRate().corpus(["用 python 写"], [["用python写"]]).value == 0  # spaces around Han say nothing
+    assert ErrorRate("word").corpus(["the cat sat on mat"], [["the cat sat on the mat"]]).value == pytest.approx(
+        100 / 6
+    )
+    assert ErrorRate("word").corpus(["a b c d"], [["x"]]).value == 400  # it may pass 100
+    assert ErrorRate("word").corpus(["今天很好"], [["今天不好"]]).value == 25  # characters of a script without spaces
+    assert ErrorRate("word").corpus(["用 python 写"], [["用python写"]]).value == 0  # spaces around Han say nothing
 
 
 def test_phonemes_by_hand() -> None:
-    score = PhonemeErrorRate().corpus(["HH AH0 L OW1", "K AE1 T"], [["HH EH0 L OW1"], ["K AE1 T S"]])
+    score = ErrorRate("phoneme").corpus(["HH AH0 L OW1", "K AE1 T"], [["HH EH0 L OW1"], ["K AE1 T S"]])
     assert score.value == pytest.approx(100 * 2 / 8)
-    assert PhonemeErrorRate().corpus(["好"], [["好好"]]).value == 50  # one of two characters is missing
+    assert ErrorRate("phoneme").corpus(["好"], [["好好"]]).value == 50  # one of two characters is missing
 
 
 def test_the_reference_with_the_fewest_edits_counts_and_its_length() -> None:
     references = [["T AH0 M EY1 T OW2", "T AH0 M AA1 T OW2 Z Z"]]
-    score = PhonemeErrorRate().corpus(["T AH0 M AA1 T OW2"], references)
+    score = ErrorRate("phoneme").corpus(["T AH0 M AA1 T OW2"], references)
     assert score.extras == {"edits": 1.0, "reference_tokens": 6.0}
 
 
@@ -66,4 +68,4 @@ def test_exact_strings_differ_in_space_alone() -> None:
 
 def test_long_texts_are_quick() -> None:
     text = "天地玄黄宇宙洪荒" * 500
-    assert WordErrorRate().corpus([text[1:]], [[text]]).value == pytest.approx(100 / 4000)
+    assert ErrorRate("word").corpus([text[1:]], [[text]]).value == pytest.approx(100 / 4000)

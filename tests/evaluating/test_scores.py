@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from textwright.errors import DataError
 from textwright.evaluating.answers import AnswerF1, ExactMatch
 from textwright.evaluating.chrf import ChrF
-from textwright.evaluating.edits import ExactStrings, PhonemeErrorRate, WordErrorRate
+from textwright.evaluating.edits import ErrorRate, ExactStrings
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.summaries import Rouge
 from textwright.evaluating.translation import BLEU, TER
@@ -28,8 +28,8 @@ METRICS: list[Metric] = [
     Rouge("L"),
     ExactMatch(),
     AnswerF1(),
-    WordErrorRate(),
-    PhonemeErrorRate(),
+    ErrorRate("word"),
+    ErrorRate("phoneme"),
     ExactStrings(),
 ]
 TEXTS = {

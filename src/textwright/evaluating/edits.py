@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -13,23 +12,30 @@ from textwright.evaluating.signatures import describe
 from textwright.evaluating.words import tokens
 
 
-class _ErrorRate(Pairwise):
+class ErrorRate(Pairwise):
     """All edits ÷ all reference tokens, in percent; lower is better, and it may pass 100.
 
     An edit inserts, deletes or replaces a token. Case and punctuation count. Of several references the one with the
-    fewest edits counts, and its length.
+    fewest edits counts, and its length. Tokens stand between spaces, as in `HH AH0 L OW1`; in scripts without spaces
+    each character is one.
+
+    Args:
+        unit: what a token is, for the name: "word", "phoneme".
     """
 
     higher_is_better = False
 
-    @abstractmethod
-    def split(self, text: str) -> list[str]:
-        """The tokens of a text."""
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+
+    @property
+    def name(self) -> str:
+        return f"{self.unit} error rate"
 
     def pair(self, hypothesis: str, reference: str) -> Sequence[float]:
         """Columns: edits, tokens of the reference."""
-        theirs = self.split(reference)
-        return edit_distance(self.split(hypothesis), theirs), len(theirs)
+        theirs = tokens(reference)
+        return edit_distance(tokens(hypothesis), theirs), len(theirs)
 
     def preference(self, rows: Tensor) -> Tensor:
         return -rows[:, 0]
@@ -40,28 +46,6 @@ class _ErrorRate(Pairwise):
     def extras(self, sums: Tensor) -> dict[str, float]:
         """The two sums, in tokens."""
         return {"edits": float(sums[0]), "reference_tokens": float(sums[1])}
-
-
-class WordErrorRate(_ErrorRate):
-    """Word error rate; in scripts without spaces each character is a word, so that it is their character error rate."""
-
-    name = "word error rate"
-
-    def split(self, text: str) -> list[str]:
-        return tokens(text)
-
-    def signature(self, references: Sequence[Sequence[str]], sums: Tensor) -> str:
-        return describe(references, "fewest edits|case:mixed|punct:yes|tok:spaces, characters in unspaced scripts")
-
-
-class PhonemeErrorRate(_ErrorRate):
-    """Phoneme error rate, of phonemes with spaces in between: `HH AH0 L OW1`; each character of a script without spaces
-    counts as one, as in pinyin to 汉字."""
-
-    name = "phoneme error rate"
-
-    def split(self, text: str) -> list[str]:
-        return tokens(text)
 
     def signature(self, references: Sequence[Sequence[str]], sums: Tensor) -> str:
         return describe(references, "fewest edits|case:mixed|punct:yes|tok:spaces, characters in unspaced scripts")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textwright.evaluating.answers import AnswerF1, ExactMatch
 from textwright.evaluating.chrf import ChrF
 from textwright.evaluating.dialogue import Distinct, MeanLength, ResponseMetric
-from textwright.evaluating.edits import ExactStrings, PhonemeErrorRate
+from textwright.evaluating.edits import ErrorRate, ExactStrings
 from textwright.evaluating.scores import Metric, Score
 from textwright.evaluating.summaries import Rouge
 from textwright.evaluating.translation import BLEU, TER
@@ -28,7 +28,7 @@ def judges(task: str, language: str, *, lowercase: bool = False) -> Judges:
         "summarize": [Rouge("L"), Rouge("1"), Rouge("2")],
         "answer": [AnswerF1(), ExactMatch()],
         "chat": [Rouge("1"), Distinct(1), Distinct(2), MeanLength()],
-        "convert": [ExactStrings(), PhonemeErrorRate()],
+        "convert": [ExactStrings(), ErrorRate("phoneme")],
     }
     if task != "translate":
         return made[task]
