@@ -22,6 +22,7 @@ TOKENS_PER_PARAMETER = 2.0  # at least, seen in training, embeddings not counted
 OPEN_ENDED = 600.0  # seconds assumed where the budget is in steps or epochs
 MANY = 16_384  # words from which on the softmax of a recurrent model is estimated from samples
 SAMPLES = 1024
+PIECES = 1024  # different tokens from which on they are no letters, but words, pieces of words or 汉字
 ANY = 2**20  # words assumed before the text was seen: enough for every setting that needs many
 
 
@@ -161,10 +162,13 @@ def _rung(situation: Situation, seconds: float) -> tuple[int, int]:
 
 
 def _dropout(parameters: int, situation: Situation, seconds: float) -> float:
-    """More where the text will be seen more often."""
+    """Only where the text will be seen often; more where there are many different tokens, each of which tells more and
+    is sooner known by heart than a character: see docs/benchmarks.md, "Learning speed"."""
     work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes
     epochs = work / (6 * parameters) / situation.facts.tokens
-    return 0.0 if epochs < 8 else 0.1 if epochs < 25 else 0.2
+    if epochs < 8:
+        return 0.0
+    return 0.3 if situation.facts.vocabulary >= PIECES else 0.1 if epochs < 25 else 0.2
 
 
 def _batch(situation: Situation, wanted: int, row: int) -> int:
