@@ -35,6 +35,7 @@ bench-translation: export CUDA_VISIBLE_DEVICES :=
 bench-translation: .venv/dev .joey/ready
 	$(BIN)/python benchmarks/translation.py multi30k
 	$(BIN)/python benchmarks/translation.py tatoeba
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv .peers .joey build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

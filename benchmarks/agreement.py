@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py DATA      # DATA holds tinyshakespeare/input.txt; some six minutes on two cores
 
-Ours has dropout from cheap bits, attention with a backward of its own and a loss that is never whole, in float32 and
-with products in bfloat16; the plain one is Hugging Face's GPT-2 under autograd in float32. Only what dropout draws
-differs between them, so the plain one runs twice: how far it is from itself with other draws is chance.
+Ours has dropout from cheap bits, attention by plain products at short contexts and a loss that is never whole, in
+float32 and with products in bfloat16; the plain one is Hugging Face's GPT-2 under autograd in float32. Only what
+dropout draws differs between them, so the plain one runs twice: how far it is from itself with other draws is chance.
 
 DATA is $TEXTWRIGHT_DATA if it is left out. Curves go to benchmarks/results/ and docs/.
 """

@@ -15,6 +15,7 @@ from textwright.evaluating.degeneration import LEAST, Degeneration, measure, str
 from textwright.evaluating.sacre import sacrebleu
 from textwright.evaluating.verbatim import copied
 from textwright.presets import dry_allowed
+from textwright.progress import Told, untold
 from textwright.reporting import Table, table
 from textwright.text.corpus import Prepared, open_prepared
 from textwright.text.passages import Passage, passages, text_of
@@ -79,7 +80,7 @@ class DegenerationReport:
 
 
 def degeneration_report(
-    model: TextModel, run: Path, *, n: int = TEXTS, length: int = LENGTH, seed: int = 0
+    model: TextModel, run: Path, *, n: int = TEXTS, length: int = LENGTH, seed: int = 0, progress: Told = untold
 ) -> DegenerationReport:
     """Write texts in three ways and measure them beside real text of the same length.
 
@@ -93,6 +94,7 @@ def degeneration_report(
         n: texts of each kind; fewer where the run's text is short.
         length: tokens of each, at most.
         seed: of the first text that is drawn; the next one has seed + 1.
+        progress: is told how many more tokens are written.
 
     Raises:
         ConfigError: n or length below 1.
@@ -104,7 +106,7 @@ def degeneration_report(
     if reference is not None and len(real) < n:
         notes.append(f"the run's text is short: {len(real)} texts of each kind instead of {n}")
     prompts = [passage.prompt for passage in real] or [""] * n
-    texts = _written(model, prompts, length, seed)
+    texts = _written(model, prompts, length, seed, progress)
     if reference is not None:
         texts[reference] = [passage.rest for passage in real]
     notes += _told(model, reference)
@@ -140,16 +142,19 @@ def _real(data: Prepared, n: int, length: int) -> tuple[str | None, list[Passage
     return (TRAINING, found) if found else (None, [])
 
 
-def _written(model: TextModel, prompts: Sequence[str], length: int, seed: int) -> dict[str, list[str]]:
+def _written(model: TextModel, prompts: Sequence[str], length: int, seed: int, progress: Told) -> dict[str, list[str]]:
     """Texts by way of writing."""
+    write = partial(_texts, model, length=length, seed=seed, progress=progress)
     return {
-        "greedy": _texts(model, list(dict.fromkeys(prompts)), Sampling(temperature=0.0), length, seed),
-        "temperature 1": _texts(model, prompts, Sampling(), length, seed),
-        "preset": _texts(model, prompts, model.generation.sampling, length, seed),
+        "greedy": write(list(dict.fromkeys(prompts)), Sampling(temperature=0.0)),
+        "temperature 1": write(prompts, Sampling()),
+        "preset": write(prompts, model.generation.sampling),
     }
 
 
-def _texts(model: TextModel, prompts: Sequence[str], sampling: Sampling, length: int, seed: int) -> list[str]:
+def _texts(
+    model: TextModel, prompts: Sequence[str], sampling: Sampling, length: int, seed: int, progress: Told
+) -> list[str]:
     """What `TextModel.generate` writes for each prompt, many of them at once."""
     ids = [model.prompt_ids(prompt) for prompt in prompts]
     stop = stop_strings(model.tokenizer, (), "stop", frozenset(), model.generation.also_end)
@@ -159,6 +164,7 @@ def _texts(model: TextModel, prompts: Sequence[str], sampling: Sampling, length:
     own = model.generation
     for event in generate(model.network, requests, own.end, banned=own.unseen, max_rows=ROWS):
         texts[event.request] += streams[event.request].feed(event)
+        progress(1)
     return texts
 
 

@@ -14,7 +14,7 @@ from textwright import plan_pairs
 from textwright.errors import ConfigError
 from textwright.evaluating.languages import guess_language
 from textwright.evaluating.scores import Score
-from textwright.evaluating.tasks import items, judge, judges
+from textwright.evaluating.tasks import items, judge, judges, references_of
 from textwright.job import Job, Measures
 from textwright.models import EncoderDecoder, EncoderDecoderConfig, LanguageModel
 from textwright.models.seq2seq import Seq2SeqConfig
@@ -41,6 +41,7 @@ QUICK = 200  # validation pairs written for during training, greedily
 QUICK_TOKENS = 30_000  # and target tokens whose loss is measured
 JUDGED = 2000  # pairs that a finished model writes for, at most
 SHOWN = 8  # of them in the report
+AUDITED = 300  # characters of each side of the first pair
 NOTHING = "nothing yet"
 
 
@@ -119,7 +120,6 @@ class PairJob(Job):
         situation = plan_pairs.PairSituation(
             vocab=data.tokenizer.size,
             source_vocab=shift + bool(data.facts.neighbours) * data.tokenizer.size if shift else None,
-            pairs=data.train.pairs,
             tokens=data.train.target.facts.tokens,
             padded=data.facts.longer_side,
             longest_source=data.facts.longest_source,
@@ -176,8 +176,8 @@ class PairJob(Job):
             raise ConfigError("the end of the first target carries no loss: the model would never learn to stop")
         names = source_names(self.data.source_tokenizer, self.data.tokenizer, batch.source[0].tolist())
         source = "|".join(names)
-        target = "".join(f"[{_name(self.data.tokenizer, token)}]" for token in targets)
-        return f"first pair: {source[:300]} -> {target[:300]}"
+        marked = [f"[{_name(self.data.tokenizer, token)}]" for token in targets]
+        return f"first pair: {source[:AUDITED]} -> {_shortened(marked, AUDITED)}"
 
     def sizes(self) -> list[tuple[str, object]]:
         train, facts = self.data.train, self.data.facts
@@ -212,7 +212,7 @@ class PairJob(Job):
         with autocast(model.device, precision):
             texts = self._writer(model).write([pair.source for pair in pairs], strategy="greedy")
         first = self.judges[:1]
-        (score,) = judge(first, [text[0].text for text in texts], _references(pairs))
+        (score,) = judge(first, [text[0].text for text in texts], references_of(pairs))
         return Look(loss, score.value if score.higher_is_better else -score.value)
 
     def sample(self, model: LanguageModel) -> str:
@@ -229,9 +229,9 @@ class PairJob(Job):
         pairs = items(self.config.task, raw_pairs(self.out / "data" / name))
         writer, judged = self._writer(model), pairs[:JUDGED]
         texts = [text[0] for text in writer.write([pair.source for pair in judged])]
-        scores = judge(self.judges, [text.text for text in texts], _references(judged))
-        prefixes = [pairs.prefix for pairs in self.config.pairs]
-        copied = judge(self.judges, [unframed(pair.source, prefixes) for pair in judged], _references(judged))
+        scores = judge(self.judges, [text.text for text in texts], references_of(judged))
+        prefixes = [source.prefix for source in self.config.pairs]
+        copied = judge(self.judges, [unframed(pair.source, prefixes) for pair in judged], references_of(judged))
         loss = pair_loss(model, getattr(self.data, name), self.generation.start, None, "float32")
         what = f"{len(judged):,} {name} pairs, {writer.generation.beams} beams"
         figures = score_table(scores, copied)
@@ -275,10 +275,6 @@ def score_table(scores: Sequence[Score], copied: Sequence[Score] | None = None) 
         for score, other in zip(scores, others, strict=True)
     ]
     return table(headings, rows)
-
-
-def _references(pairs: Sequence[Pair]) -> list[list[str]]:
-    return [[pair.target, *pair.others] for pair in pairs]
 
 
 def _examples(pairs: Sequence[Pair], texts: Sequence[str]) -> Table:
@@ -366,6 +362,13 @@ def _kinds(data: Bitext) -> str:
     if data.source_tokenizer.same(data.tokenizer):
         return f"{target}, shared"
     return f"{target} from {data.source_tokenizer.size:,} ({data.source_tokenizer.kind})"
+
+
+def _shortened(names: Sequence[str], characters: int) -> str:
+    """The first of them and the last one, which is what the audit is for: whether the end carries loss."""
+    *before, last = names
+    told = "".join(before)
+    return told + last if len(told) <= characters else f"{told[:characters]} … {last}"
 
 
 def _name(tokenizer: Any, token: int) -> str:

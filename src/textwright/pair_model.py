@@ -27,6 +27,7 @@ from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.neighbours import Neighbours
+from textwright.text.pair_source import PairSource
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import FREE, check_reply, constraint, steered, steering, stop_strings, taken
 
@@ -181,7 +182,7 @@ class PairModel:
         who = "models that choose together"
         voters, weights = [other for other, _ in others], [weight for _, weight in others]
         for other in voters:
-            self._check_tokenizers(other, who)
+            self._check_sources(other, who)
             if other.neighbours is None:
                 continue  # it reads a source without them
             if self.neighbours is None:
@@ -215,9 +216,14 @@ class PairModel:
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its tokens, with its prefix, as far as they are read, and the end; in front
         of them what the tokenizer's own rules put there, after them as many of its neighbours as the model can read."""
+        return self._beside(self._own_ids(source))
+
+    def _own_ids(self, source: str) -> list[int]:
         framed = self.framed(source)
         tokens = cut(self.source_tokenizer.encode(one_line(framed, self.source_tokenizer)), self.config)
-        ids = [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
+        return [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
+
+    def _beside(self, ids: list[int]) -> list[int]:
         return ids if self.neighbours is None else self.neighbours.beside([ids], self.model.source_window)[0]
 
     def names(self, source: str, ids: Sequence[int]) -> list[str]:
@@ -244,6 +250,11 @@ class PairModel:
     def prefixes(self) -> list[str]:
         """What the training put in front of sources: several of them are several tasks."""
         return sorted({pairs.prefix for pairs in self.config.pairs})
+
+    def alike(self, prefix: str) -> PairSource:
+        """The first source of training pairs of the task with this prefix: how a file of the same kind is read."""
+        trained: Sequence[PairSource] = self.config.pairs
+        return next(source for source in trained if source.prefix == prefix)
 
     def task_prefix(self, given: str | None) -> str:
         """What stands in front of the sources of one of the model's tasks; with one task it need not be given.
@@ -277,21 +288,32 @@ class PairModel:
 
     def checked(self, where: str, source: str, draft: PairModel | None = None) -> list[int]:
         """The ids of a source; raises DataError, naming `where` it stands, for an empty or an overlong one."""
+        ids = self._beside(self.fits(where, source, draft))
+        beside = [(reader, who) for reader, who in self._readers(draft) if reader.neighbours is not None]
+        self._check_windows(where, source, len(ids), beside)
+        return ids
+
+    def fits(self, where: str, source: str, draft: PairModel | None = None) -> list[int]:
+        """The same without neighbours, which take long to find: of them what does not fit is left out anyway."""
         if not source.strip():
             raise DataError(f"{where} is empty: there is nothing to write from")
-        ids = self.source_ids(source)
-        readers = [(self, "this model"), *((voter, "a model that votes") for voter in self.voters)]
-        if draft is not None:
-            readers.append((draft, "its draft"))
+        ids = self._own_ids(source)
+        self._check_windows(where, source, len(ids), self._readers(draft))
+        return ids
+
+    def _readers(self, draft: PairModel | None) -> list[tuple[PairModel, str]]:
+        """Who reads a source, in words."""
+        voters = [(voter, "a model that votes") for voter in self.voters]
+        return [(self, "this model"), *voters, *([] if draft is None else [(draft, "its draft")])]
+
+    def _check_windows(self, where: str, source: str, length: int, readers: Sequence[tuple[PairModel, str]]) -> None:
         for reader, who in readers:
-            length = self.own(ids) if reader.neighbours is None else len(ids)
             window = reader.model.source_window
             if window is not None and length > window:
                 raise DataError(
                     f"{where} has {length:,} tokens, {who} reads up to {window:,}: split or shorten it "
                     f"({source[:40]!r} …)"
                 )
-        return ids
 
     def _with(self, network: LanguageModel) -> PairModel:
         model = copy(self)
@@ -303,7 +325,11 @@ class PairModel:
         unaided = self.neighbours is not None and other.neighbours is None
         return Unaided(other.network, self.source_tokenizer.end) if unaided else other.network
 
-    def _check_tokenizers(self, other: PairModel, who: str) -> None:
+    def _check_sources(self, other: PairModel, who: str) -> None:
+        """Both read the same ids of a source."""
+        if self.prefixes != other.prefixes:
+            found = " and ".join(repr(", ".join(model.prefixes)) for model in (self, other))
+            raise ConfigError(f"{who} put the same in front of a source, and these two runs put {found} there")
         pairs = (self.tokenizer, other.tokenizer), (self.source_tokenizer, other.source_tokenizer)
         if not all(mine.same(theirs) for mine, theirs in pairs):
             raise ConfigError(f"{who} need the same tokenizers, and these two runs have different ones")
@@ -329,7 +355,7 @@ class PairModel:
         if n_best == 1 and options.get("beams", given.get("beams")) == 1 and not ranked:
             given = {**given, "stopping": "first"}  # one beam ends where greedy does: where the end is the likeliest
         if draft is not None:
-            self._check_tokenizers(draft, "a model and its draft")
+            self._check_sources(draft, "a model and its draft")
             self._check_neighbours(draft, "a model and its draft")
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)

@@ -13,7 +13,7 @@ from textwright.evaluating.bootstrap import Comparison, interval, paired_bootstr
 from textwright.evaluating.languages import guess_language
 from textwright.evaluating.resampling import FEWEST, Interval
 from textwright.evaluating.scores import Metric, Score
-from textwright.evaluating.tasks import judge, judges
+from textwright.evaluating.tasks import judge, judges, references_of
 from textwright.pair_model import PairModel
 from textwright.progress import Told, untold
 from textwright.reporting import Table, table
@@ -73,10 +73,10 @@ def evaluate_pairs(
         DataError, ConfigError: as `PairModel.write` and the metrics.
     """
     metrics = _judges(model, pairs, language, lowercase)
-    beams = beams or model.generation.beams
+    beams = model.generation.beams if beams is None else beams
     penalty = model.generation.length_penalty if length_penalty is None else length_penalty
     ranked: dict[str, float] = {} if length_penalty is None else {"length_penalty": length_penalty}
-    texts, references = _texts(model, pairs, beams=beams, progress=progress, **ranked), _references(pairs)
+    texts, references = _texts(model, pairs, beams=beams, progress=progress, **ranked), references_of(pairs)
     scores = judge(metrics, texts, references)
     intervals = [
         interval(metric, texts, references) if isinstance(metric, Metric) and len(pairs) >= FEWEST else None
@@ -123,13 +123,13 @@ def compare_pairs(
         )
     for name, model in (("the first run", first), ("the second run", second)):
         bare = model.bare()
-        for pair in pairs if model.neighbours is None else ():  # looking for neighbours twice would take too long
+        for pair in pairs:
             try:
-                bare.checked(pair.where, pair.source)
+                bare.fits(pair.where, pair.source)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from None
     texts = [_texts(model, pairs, progress=progress) for model in (first, second)]
-    references = _references(pairs)
+    references = references_of(pairs)
     metrics = _judges(first, pairs, language or next(iter(languages), None), lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]
 
@@ -157,7 +157,7 @@ def baseline_scores(
         "its first sentence": leading(sources),
         "nearest neighbour": nearest(known, targets, framed, progress),
     }
-    return {name: judge(metrics, written, _references(pairs)) for name, written in texts.items()}
+    return {name: judge(metrics, written, references_of(pairs)) for name, written in texts.items()}
 
 
 def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Table:
@@ -178,10 +178,6 @@ def comparison_table(found: Sequence[Comparison], first: str, second: str) -> Ta
 
 def _texts(model: PairModel, pairs: Sequence[Pair], **how: Any) -> list[str]:
     return [group[0].text for group in model.bare().write([pair.source for pair in pairs], **how)]
-
-
-def _references(pairs: Sequence[Pair]) -> list[list[str]]:
-    return [[pair.target, *pair.others] for pair in pairs]
 
 
 def _judges(model: PairModel, pairs: Sequence[Pair], language: str | None, lowercase: bool | None) -> list[Any]:

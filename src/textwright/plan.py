@@ -132,15 +132,20 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
 
 
 def _recurrent_optimizer(asked: Mapping[str, Any], width: int, many: bool) -> dict[str, Any]:
-    """What was measured at a width of 256; with many words Muon was not measured yet."""
+    """What was measured at a width of 256; with many words Muon was behind (docs/benchmarks.md, "Learning speed")."""
     family, kind = asked["model"]["family"], "adamw" if many else _optimizer(asked)
     if kind == "sgd":  # at its own default, 1: a Transformer needs a tenth of it
         return {"kind": kind}
     if kind != "muon":
         rate = 1e-3 if family == "rnn" else 6e-3 if many else 4e-3
         return {"kind": kind, "learning_rate": rate, "weight_decay": 0.01}
-    rate = {"rnn": 4e-3, "gru": 8e-3, "lstm": 1.2e-2}[family]
-    return {"kind": kind, "learning_rate": round(rate * math.sqrt(256 / max(width, 256)), 5), "weight_decay": 0.1}
+    return {"kind": kind, "learning_rate": recurrent_muon(family, width), "weight_decay": 0.1}
+
+
+def recurrent_muon(cell: str, width: int) -> float:
+    """The rate of Muon that was measured at a width of 256; less where matrices are larger, as for Transformers."""
+    rate = {"rnn": 4e-3, "gru": 8e-3, "lstm": 1.2e-2}[cell]
+    return round(rate * math.sqrt(256 / max(width, 256)), 5)
 
 
 def _optimizer(asked: Mapping[str, Any]) -> str:

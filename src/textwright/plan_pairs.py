@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from textwright.errors import ConfigError
-from textwright.plan import EFFICIENCY, seconds_of, warmup
+from textwright.plan import EFFICIENCY, recurrent_muon, seconds_of, warmup
 from textwright.run import PairRun, merge, parse_run
 from textwright.training.hardware import Hardware
 
@@ -23,12 +23,11 @@ EPOCHS = 12  # that a model of the chosen width should see
 @dataclass(frozen=True)
 class PairSituation:
     """What defaults depend on: vocabularies (`source_vocab` None: one for both sides; with neighbours a source may hold
-    the target's ids, too), pairs and target tokens of the
-    training, tokens of their longer sides, the longest texts of any split, the machine."""
+    the target's ids, too), target tokens of the training, tokens of the longer sides of its pairs, the longest texts of
+    any split, the machine."""
 
     vocab: int
     source_vocab: int | None
-    pairs: int
     tokens: int
     padded: int
     longest_source: int
@@ -69,7 +68,7 @@ def check(asked: Mapping[str, Any]) -> None:
     if config.task != "translate" and (config.language is not None or config.lowercase):
         raise ConfigError(f"leave out language and lowercase: they are for scores of translations, not {config.task}")
     place = Hardware(torch.device("cpu"), "float32", 1e11)
-    parse_run(merge(defaults(asked, PairSituation(256, None, 10_000, 100_000, 100_000, 50, 50, place)), asked))
+    parse_run(merge(defaults(asked, PairSituation(256, None, 100_000, 100_000, 50, 50, place)), asked))
 
 
 def parsed(asked: Mapping[str, Any]) -> PairRun:
@@ -123,7 +122,7 @@ def _optimizer(asked: Mapping[str, Any], width: int) -> dict[str, Any]:
     if model.get("family", "encdec") == "encdec":
         rate = 1.2e-2 * math.sqrt(128 / width) if kind == "muon" else min(4e-3, 0.512 / width)
     elif kind == "muon":
-        rate = {"rnn": 4e-3, "gru": 8e-3, "lstm": 1.2e-2}[model.get("cell", "gru")]
+        rate = recurrent_muon(model.get("cell", "gru"), width)
     else:
         rate = 4e-3
     decay = 0.1 if kind == "muon" else 0.01

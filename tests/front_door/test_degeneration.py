@@ -60,7 +60,9 @@ def test_a_model_that_knows_its_text_by_heart_is_told(run: Run, text: Path, tmp_
 
 def test_without_the_runs_text_the_rest_is_measured(trained: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(trained["lstm"], tmp_path / "run", ignore=shutil.ignore_patterns("data"))
-    report = degeneration_report(load_writer(folder), folder, n=3, length=30)
+    told: list[int] = []
+    report = degeneration_report(load_writer(folder), folder, n=3, length=30, progress=told.append)
+    assert 0 < sum(told) <= (1 + 3 + 3) * 30  # greedily one text, for all have the same beginning
     assert list(report.panels) == WAYS
     assert report.reference is None and report.advice == []
     assert report.panels["preset"].texts == 3 and report.panels["greedy"].texts == 1

@@ -55,6 +55,10 @@ def test_a_run_reads_neighbours_everywhere_alike(run: Run, files: dict[str, Path
     assert len(least["outputs"][0]["tokens"]) == 5  # of its own tokens, not of its neighbours'
     assert run("selftest", moved).code == 0
     assert run("evaluate", moved, "--pairs", files["test.digits"], files["test.words"]).code == 0
+    if model == "transformer":
+        long = tmp_path / "long.tsv"
+        long.write_text("1 2\tone two\n" + "1 " * 500 + "\tone\n", encoding="utf-8")
+        run("evaluate", moved, "--data", long).fails(f"{long}:2", "reads up to")
 
 
 def test_what_does_not_go_with_neighbours_is_refused(run: Run, files: dict[str, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from door import Run
 from textwright.api import train_pairs
 from textwright.errors import ConfigError
 from textwright.opening import load_pairs
-from textwright.pair_scores import baseline_scores
+from textwright.pair_scores import baseline_scores, evaluate_pairs
 from textwright.text.bitext import raw_pairs
 from textwright.text.pairs import PairSource, unframed
 
@@ -111,6 +111,11 @@ def test_one_beam_is_greedy(
     whole = re.search(r"([\d,]+) pairs, greedy", greedy.out)
     assert whole is not None and f"writing, sources: {whole[1]} of {whole[1]}" in greedy.err
     assert "beam 1, length penalty 0.5" in run("evaluate", spoken, "--beams", "1", "--length-penalty", "0.5").out
+
+
+def test_no_beams_are_no_default(spoken: Path) -> None:
+    with pytest.raises(ConfigError, match="beams"):
+        evaluate_pairs(load_pairs(spoken), raw_pairs(spoken / "data" / "valid")[:3], beams=0)
 
 
 def test_runs_whose_log_probabilities_are_added(run: Run, spoken: Path, translators: dict[str, Path]) -> None:

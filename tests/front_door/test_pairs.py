@@ -11,6 +11,7 @@ import pytest
 from door import Run
 
 from textwright.api import train_pairs
+from textwright.cli.evaluate import read_test
 from textwright.errors import ConfigError
 from textwright.fit import open_job
 from textwright.opening import load_pairs
@@ -101,6 +102,11 @@ def test_alignments_as_a_picture(run: Run, spoken: Path, tmp_path: Path, suffix:
     assert run("convert", spoken, "42", "--picture", picture).code == 0
     head = picture.read_bytes()[:400]
     assert head.startswith(b"\x89PNG") if suffix == "png" else b"<svg" in picture.read_bytes()
+    sources = tmp_path / "sources"
+    sources.write_text("42\n\n7\n", encoding="utf-8")
+    assert run("convert", spoken, "--input", sources, "--picture", picture).code == 0
+    numbered = {file.name for file in tmp_path.glob(f"look-*.{suffix}")}
+    assert numbered == {f"look-1.{suffix}", f"look-3.{suffix}"}  # as the lines are
 
 
 def test_blank_lines_stay_beside_each_other(run: Run, spoken: Path, tmp_path: Path) -> None:
@@ -169,6 +175,42 @@ def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     told = run("answer", tmp_path / "qa", "--question", "Who?", "--context", "Ann came.")
     assert told.code == 0, told.err
     assert len(run("answer", tmp_path / "qa", "--input", questions).out.splitlines()) == 30
+    run("answer", tmp_path / "qa", "--question", " ", "--context", "Ann came.").fails("the question is empty")
+    squad = tmp_path / "q.json"
+    articles = [{"paragraphs": [{"context": row["context"], "qas": [{"question": "Who?", "answers": ["Ann"]}]}]}]
+    squad.write_text(json.dumps({"data": articles * 30}), encoding="utf-8")
+    words = ("train", squad, "--task", "answer", "--valid", squad, "--steps", "4", "--out", tmp_path / "sq")
+    done = run(*words, *SMALL["gru"])
+    assert done.code == 0, done.err
+    run("answer", tmp_path / "sq", "--question", "Who?").fails("--context")
+
+
+def test_other_data_is_read_as_its_own_options_say(run: Run, tmp_path: Path) -> None:
+    """What was said of the training pairs holds for files of their kind alone."""
+    chats, table = tmp_path / "chats.jsonl", tmp_path / "talk.tsv"
+    turns = {"turns": ["Hello!", "Hi.", "How are you?", "Fine."]}
+    chats.write_text((json.dumps(turns) + "\n") * 30, encoding="utf-8")
+    table.write_text("1\tHello!\tHi.\n" * 12, encoding="utf-8")
+    out = tmp_path / "run"
+    source = PairSource(path=str(chats), turns=2)
+    train_pairs("chat", source, valid=source, model="gru", steps=4, out=out, settings={"model.width": 16})
+    for words in (("--data", table, "--fields", "2", "3"), ("--data", chats)):
+        done = run("evaluate", out, *words)
+        assert done.code == 0, done.err
+
+
+def test_a_table_of_another_task_has_its_own_columns(files: dict[str, Path], tmp_path: Path) -> None:
+    table, out = tmp_path / "both.tsv", tmp_path / "run"
+    digits, words = (files[f"test.{side}"].read_text(encoding="utf-8").splitlines() for side in ("digits", "words"))
+    rows = [f"{digit}\t{word}\n" for digit, word in zip(digits, words, strict=True)]
+    table.write_text("".join(rows), encoding="utf-8")
+    say = PairSource(path=str(table), fields=("1", "2"), prefix="say: ")
+    count = PairSource(path=str(table), fields=("2", "1"), prefix="count: ")
+    settings = {"model.width": 16, "training.evaluations": 1}
+    train_pairs("convert", [say, count], model="gru", tokenizer="char", steps=4, out=out, settings=settings)
+    for task, wanted in (("say: ", words), ("count: ", digits)):
+        found = read_test(load_pairs(out), out, str(table), None, None, task)
+        assert [pair.target for pair in found] == wanted
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -327,6 +369,9 @@ def test_a_target_whose_end_carries_no_loss_is_an_error(spoken: Path) -> None:
     job = open_job(read_manifest(spoken).config, spoken)
     assert isinstance(job, PairJob)
     assert job.audit().endswith("[</s>]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("textwright.pair_job.AUDITED", 3)  # of a long target the end is told, too
+        assert re.search(r"-> \[.{2} … \[</s>\]$", job.audit())
     job.generation = job.generation.model_copy(update={"end": job.data.tokenizer.size + 1})
     with pytest.raises(ConfigError, match="never learn to stop"):
         job.audit()
@@ -357,6 +402,19 @@ def test_a_model_of_several_tasks_is_told_which_one(run: Run, twofold: Path, fil
     asked = ("answer", twofold, "--question", "twelve")
     run(*asked).fails("several tasks")
     assert run(*asked, "--prefix", "count: ").code == 0
+
+
+def test_models_of_other_tasks_do_not_vote(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    """They would read the same ids, which one of them has never seen."""
+    outs = {}
+    for prefix in ("say: ", "tell: "):
+        outs[prefix] = tmp_path / prefix.strip(": ")
+        words = ("train", files["train.tsv"], "--task", "convert", "--prefix", prefix, "--tokenizer", "char")
+        assert run(*words, "--steps", "4", "--out", outs[prefix], *SMALL["gru"]).code == 0
+    first, second = map(load_pairs, outs.values())
+    second.source_tokenizer, second.tokenizer = first.source_tokenizer, first.tokenizer
+    with pytest.raises(ConfigError, match=r"put the same in front of a source.*'say: ' and 'tell: '"):
+        first.together([(second, 0.5)])
 
 
 def test_validation_pairs_are_composed_as_the_training_pairs(run: Run, files: dict[str, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,47 @@ def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
     couples = [("the same", f"{number}") for number in range(100)]
     with pytest.raises(DataError, match=r"nothing is left for the validation split: give --valid-pairs"):
         prepare(tmp_path / "data", parallel(tmp_path, couples), tokenizer=CHAR)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_few_pairs_leave_some_to_validate_and_to_test(tmp_path: Path, seed: int) -> None:
+    """Where shares would give a split nothing, which one of three would have here, it gets one."""
+    couples = [(f"source {seed} {number}", f"{number}") for number in range(20)]
+    parts = splits(prepare(tmp_path / "data", parallel(tmp_path, couples), tokenizer=CHAR))
+    assert all(parts)
+    assert sorted(chain.from_iterable(parts)) == sorted(couples)
+    assert len(parts[0]) >= 14
+
+
+def test_a_sentence_of_two_tasks_is_in_one_split(tmp_path: Path) -> None:
+    """Otherwise validation would ask for what was read in training, with other words in front."""
+    couples = [(f"sentence {number}", f"{number}") for number in range(300)]
+    tasks = [parallel(tmp_path, couples, name).model_copy(update={"prefix": f"{name}: "}) for name in ("say", "count")]
+    parts = splits(prepare(tmp_path / "data", *tasks, tokenizer=CHAR))
+    numbers = [{source.split()[-1] for source, _ in part} for part in parts]
+    assert sum(map(len, numbers)) == len(set().union(*numbers)) == 300
+    assert all(numbers)
+
+
+def test_an_own_tokenizer_of_the_sources_leaves_the_targets_to_their_kind(tmp_path: Path) -> None:
+    draws = random.Random(0)
+    sounds = [" ".join(draws.choices(["AH0", "B", "K", "OW1"], k=5)) for _ in range(200)]
+    words = ["".join(draws.choices("abcdefgh", k=7)) for _ in sounds]
+    source = parallel(tmp_path, list(zip(words, sounds, strict=True)))
+    kinds = {}
+    for asked in (None, "char", "auto"):
+        own = None if asked is None else TokenizerConfig(kind=asked)
+        data = prepare(tmp_path / str(asked), source, source_tokenizer=own)
+        kinds[asked] = data.source_tokenizer.kind, data.tokenizer.kind
+    assert set(kinds.values()) == {("char", "word")}
+
+
+def test_every_file_says_what_the_sides_are_made_of(tmp_path: Path) -> None:
+    """Not the first one alone: behind Chinese sources stand German ones, of several words each."""
+    chinese = list(zip(sentences(list(CHINESE), 2200, 0, ""), sentences(ENGLISH, 2200, 1), strict=True))
+    german = list(zip(sentences(GERMAN, 2200, 2), sentences(ENGLISH, 2200, 3), strict=True))
+    data = prepare(tmp_path / "data", parallel(tmp_path, chinese, "zh"), parallel(tmp_path, german, "de"))
+    assert data.source_tokenizer.kind != "char"
 
 
 def test_pairs_of_a_paragraph_or_dialogue_stay_together(tmp_path: Path) -> None:

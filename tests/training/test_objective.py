@@ -436,6 +436,17 @@ def test_so_many_tokens_are_guesses(share: float) -> None:
     assert not torch.equal(other, tokens)
 
 
+def test_a_token_that_every_text_begins_with_is_no_guess() -> None:
+    """Such as the language of what is written: it carries no loss, and a model does not learn to write it."""
+    model = build("encdec")
+    batch = Buckets(pairs(model), 64, (END, 3), 0).gather(torch.arange(len(SHAPES)), 0)
+    tokens, guesses = fed(model, batch, 1.0)
+    assert bool((guesses[:, 1] != 3).any())
+    assert torch.equal(tokens[:, :2], batch.tokens[:, :2])
+    real = batch.targets[:, 1:-1] != IGNORE
+    assert torch.equal(tokens[:, 2:][real], guesses[:, 2:][real])
+
+
 @families
 def test_guesses_in_the_padding_change_nothing(name: str) -> None:
     model = build(name)

@@ -26,6 +26,7 @@ def answer(
     from textwright.cli import sources
     from textwright.errors import ConfigError
     from textwright.opening import as_pairs
+    from textwright.text.pair_source import holds_contexts
     from textwright.text.pairs import compose_question
     from textwright.text.sources import decoded
 
@@ -34,14 +35,16 @@ def answer(
     if input is not None and context is not None:
         raise ConfigError("--context belongs to --question: leave it out with --input")
     model = as_pairs(ways.opened(run, quantize), run, "answer")
+    task = model.task_prefix(prefix)
     if question is None:
-        read = sources.read(model, None, input)
+        read = sources.read(model, None, input, prefix=task)
     else:
         text = (context or "").strip()
         if text.startswith("@"):
             text = "".join(decoded(Path(text[1:]), None)).strip()
+        if not text and holds_contexts(model.alike(task)):
+            raise ConfigError(f"{run} learned to answer questions about a text: give it, --context TEXT or @FILE")
         read = [(compose_question(question, text) if text else question, "the question")]
-    task = model.task_prefix(prefix)
     if len(model.prefixes) > 1:  # a single one is put in front of every source anyway
         read = [(task + text if text.strip() else text, where) for text, where in read]
     options = {} if beams is None else {"beams": beams}

@@ -16,6 +16,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another one, trained for the same task.")],
     pairs: MeasuredPairs = None,
     data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
+    fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs.")] = None,
     prefix: ways.Prefix = None,
     language: ways.Language = None,
     lowercase: ways.Lowercase = None,
@@ -35,7 +36,7 @@ def compare(
         raise ConfigError(
             f"{first} was trained to {models[0].config.task}: --language and --lowercase are for translations"
         )
-    tested = read_test(models[0], first, data, pairs, None, prefix)
+    tested = read_test(models[0], first, data, pairs, fields, prefix)
     with Watch("writing, sources", 2 * len(tested)) as watch:
         found = compare_pairs(*models, tested, language=language, lowercase=lowercase, progress=watch)
     if json:

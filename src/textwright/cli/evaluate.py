@@ -187,12 +187,14 @@ def _answers(model: TextModel, run: Path, data: str | None, fields: tuple[str, s
 def _degeneration(model: TextModel, run: Path, useless: Mapping[str, Any], seed: int, json: bool) -> None:
     import json as jsons
 
+    from textwright.cli.watching import Watch
     from textwright.degeneration_report import LENGTH, TEXTS, degeneration_report
     from textwright.errors import ConfigError
 
     if given := [name for name, value in useless.items() if value is not None]:
         raise ConfigError(f"--degeneration measures texts that the run writes itself: leave out {given[0]}")
-    report = degeneration_report(model, run, n=TEXTS, length=LENGTH, seed=seed)
+    with Watch("writing, tokens") as watch:
+        report = degeneration_report(model, run, n=TEXTS, length=LENGTH, seed=seed, progress=watch)
     if json:
         typer.echo(jsons.dumps(report.dump(), ensure_ascii=False, indent=2))
         return
@@ -241,19 +243,20 @@ def read_test(
         asked: dict[str, Any] = {"path": pairs[0], "target": pairs[1]}
     else:
         assert data is not None
-        trained = model.config.pairs[0]
-        # Where the file's name does not tell what is in it, what was said of the training pairs holds.
-        untold = fields is None and trained.kind != "lines" and told_kind(files_of(data)[0], None) == "lines"
-        kind = trained.kind if untold else "auto"
-        asked = {"path": data, "kind": kind, "fields": fields or trained.fields, "turns": trained.turns}
+        asked = {"path": data, "fields": fields}
+        if fields is None:  # what was said of the training pairs holds
+            trained = model.alike(model.task_prefix(prefix))
+            told = told_kind(files_of(data)[0], None)
+            untold = told == "lines" and trained.kind != "lines"  # the file's name does not say what is in it
+            asked |= {"kind": trained.kind} if untold else {}
+            asked |= {"fields": trained.fields} if untold or told == "table" else {}
+            asked |= {"turns": trained.turns} if untold or told == "dialogue" else {}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
     found = list(read_pairs(source.model_copy(update={"prefix": model.task_prefix(prefix)})))
     real = [pair for pair in found if pair.source.strip() and pair.target.strip()]
     if len(real) < len(found):
         first = next(pair.where for pair in found if not (pair.source.strip() and pair.target.strip()))
         tell(f"left out {len(found) - len(real)} of {len(found)} pairs that are empty on a side (first: {first})")
-    if model.neighbours is not None:  # what does not fit is left out there, and finding it twice takes long
-        return _items(model, real)
     own = model.prefixes[0] if len(model.prefixes) == 1 else ""  # a single one is put in front of every source anyway
     check(model, run, [(pair.source.removeprefix(own), pair.where) for pair in real])
     return _items(model, real)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,13 @@ class Printing:
         return self.alignments or self.picture is not None
 
 
-def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool = False) -> list[tuple[str, str]]:
-    """Sources as (text, where): the argument, the sources of a file, or standard input, its lines or the whole."""
+def read(
+    model: PairModel, text: str | None, file: Path | None, *, whole: bool = False, prefix: str | None = None
+) -> list[tuple[str, str]]:
+    """Sources as (text, where): the argument, the sources of a file, or standard input, its lines or the whole. A file
+    is read as the training pairs of the task with this prefix; None: as the first ones."""
     from textwright.errors import ConfigError
-    from textwright.text.pairs import PairSource, read_sources
+    from textwright.text.pairs import read_sources
 
     if text is not None and file is not None:
         raise ConfigError("give a text or --input, not both")
@@ -48,7 +51,7 @@ def read(model: PairModel, text: str | None, file: Path | None, *, whole: bool =
     if file is None:
         lines = standard_input().removesuffix("\n").split("\n")
         return [(line.rstrip("\r"), f"line {number}") for number, line in enumerate(lines, 1)]
-    trained: PairSource = model.config.pairs[0]
+    trained = model.config.pairs[0] if prefix is None else model.alike(prefix)
     bare = trained.model_copy(update={"prefix": ""})  # the model puts it in front
     return [(source.text, source.where) for source in read_sources(str(file), bare)]
 
@@ -97,7 +100,7 @@ def write(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], print
         texts = model.write(given, alignments=printing.looks, progress=watch, **options)
     written = dict(zip(real, texts, strict=True))
     if printing.picture is not None:
-        draw(printing.picture, [group[0] for group in texts])
+        draw(printing.picture, {place: group[0] for place, group in written.items()})
     groups = [written.get(place, []) for place in range(len(sources))]
     lines = records(sources, groups) if printing.json else plain(groups, printing)
     for line in lines:
@@ -161,7 +164,7 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], draft
     read = read_characters(run / "data") if begun else frozenset()  # what a base has read is not known
     for text, where in sources:
         try:
-            model.checked(where, text, draft)
+            model.fits(where, text, draft)
         except DataError as error:
             raise DataError(f"{error}. Nothing was written") from None
         unseen = model.source_tokenizer.unseen(text) or never_read(text, read)
@@ -179,13 +182,14 @@ def check(model: PairModel, run: Path, sources: Sequence[tuple[str, str]], draft
         tell("these sources look like what this model writes, not like what it reads: are the sides mixed up?")
 
 
-def draw(path: Path, texts: Sequence[Written]) -> None:
-    """Heat maps of where the model looked, as .svg or .png; of several texts, numbered files."""
+def draw(path: Path, texts: Mapping[int, Written]) -> None:
+    """Heat maps of where the model looked, as .svg or .png; of several texts, files with the numbers of their sources,
+    counted from 1. The places in `texts` count from 0."""
     from textwright.reporting import save_alignment
 
-    drawn = [text.alignment for text in texts if text.alignment is not None]
-    for number, seen in enumerate(drawn, 1):
-        file = path if len(drawn) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+    drawn = {place: text.alignment for place, text in texts.items() if text.alignment is not None}
+    for place, seen in drawn.items():
+        file = path if len(drawn) == 1 else path.with_name(f"{path.stem}-{place + 1}{path.suffix}")
         save_alignment(file, seen.weights, seen.target, seen.source)
 
 

@@ -43,6 +43,11 @@ def judge(metrics: Judges, hypotheses: Sequence[str], references: Sequence[Seque
     ]
 
 
+def references_of(pairs: Sequence[Pair]) -> list[list[str]]:
+    """All acceptable targets of every pair."""
+    return [[pair.target, *pair.others] for pair in pairs]
+
+
 def items(task: str, pairs: Sequence[Pair]) -> list[Pair]:
     """What is judged one by one: the pairs; of a conversion the different sources, where any of their targets is right,
     because a word may be pronounced in two ways."""

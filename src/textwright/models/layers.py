@@ -21,8 +21,9 @@ class Dropout(nn.Module):
     """Dropout (Srivastava et al. 2014) with cheap masks.
 
     One random byte decides an element, so the rate is rounded to 1/256, and the scale is that of the rounded rate: the
-    expectation is exact. Eight elements are decided by one 64-bit draw; on a CPU, drawing a Bernoulli for each element
-    costs several times more than the matrix products around it. A GPU has one kernel for all of it.
+    expectation is exact (in bfloat16, where a scale has 8 bits, to a few thousandths). Eight elements are decided by
+    one 64-bit draw; on a CPU, drawing a Bernoulli for each element costs several times more than the matrix products
+    around it. A GPU has one kernel for all of it.
 
     Args:
         rate: share of elements that become 0.

@@ -251,8 +251,7 @@ def run(
         zero = x.new_zeros(len(x), cell.width)
         return _walk(cell.step, cell.bring(x), lengths, (zero,) * cell.leaves if memory is None else memory)
     assert isinstance(cell, nn.RNNBase)
-    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
-        # Under autocast torch gives cuDNN's layers float16, whatever was asked for, and small gradients become 0 in it.
+    if kernels_want_float32(x):
         with torch.autocast("cuda", enabled=False):
             return run(cell, x.float(), lengths, memory, weight_drop)
     if x.shape[1] == 1 and memory is not None and x.device.type == "cpu" and not torch.is_grad_enabled():
@@ -270,6 +269,11 @@ def run(
     if memory is not None:
         after = tuple(keep(lengths, new, old.to(new.dtype)) for new, old in zip(after, memory, strict=True))
     return out, after
+
+
+def kernels_want_float32(x: Tensor) -> bool:
+    """Under autocast torch gives cuDNN's layers float16, whatever was asked for, and small gradients become 0 in it."""
+    return x.device.type == "cuda" and torch.is_autocast_enabled("cuda")
 
 
 def _dropped(cell: nn.RNNBase, weight_drop: Dropout | None) -> Callable[..., Any]:

@@ -30,7 +30,7 @@ from textwright.models.attention import hidden_after
 from textwright.models.base import BaseConfig, EncoderDecoder, Hidden, Source, copy_share
 from textwright.models.layers import Dropout
 from textwright.models.memory import Memory
-from textwright.models.rnn import run
+from textwright.models.rnn import kernels_want_float32, run
 from textwright.models.state import State, keep
 
 CELLS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -170,7 +170,12 @@ class Seq2Seq(EncoderDecoder):
 
     def _encode(self, source: Source) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         """Places (R, S, M), and of every layer the last state in each direction, joined: (R, M) for each leaf."""
-        embedded = self.dropout(self.source_embed(source.values))
+        return self._encoded(self.dropout(self.source_embed(source.values)), source)
+
+    def _encoded(self, embedded: Tensor, source: Source) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        if kernels_want_float32(embedded):
+            with torch.autocast("cuda", enabled=False):
+                return self._encoded(embedded.float(), source)
         x: Tensor | PackedSequence = embedded
         if bool((source.lengths < source.values.shape[1]).any()):
             # Packed, because the backward direction must begin at each row's last token.

@@ -22,11 +22,11 @@ import torch
 from textwright.config import Config
 from textwright.errors import CheckpointError, ConfigError, DataError
 from textwright.text.buckets import Sides
-from textwright.text.corpus import DOCUMENTS, Progress, fractions, open_corpus, place_of, writing
+from textwright.text.corpus import DOCUMENTS, Progress, fractions, lowest, open_corpus, writing
 from textwright.text.filters import FilterReport, Filters, Sieve, looks_swapped
 from textwright.text.neighbours import Neighbours, Ragged
 from textwright.text.pair_source import files_of, kind_of
-from textwright.text.pairs import Pair, PairSource, read_pairs
+from textwright.text.pairs import Pair, PairSource, read_pairs, unframed
 from textwright.text.segmenters import is_unspaced
 from textwright.text.sides import CHARACTERS, characters
 from textwright.text.sources import Piece
@@ -34,6 +34,7 @@ from textwright.text.tokenizers import Tokenizer, TokenizerConfig, train
 
 BATCH = 2000  # pairs encoded at once
 GROUPS = 100  # paragraphs or dialogues from which whole ones are held back
+MANY = 10_000  # of these chance gives every split some
 LOOK = 2000  # pairs by which sides and tokenizers are told
 CLOSED = 300  # words of a side that has so few of them are tokens
 
@@ -175,33 +176,52 @@ def raw_pairs(folder: Path) -> list[Pair]:
 
 def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     """Training, validation and test pairs; what has no files of its own is split off by a hash of its group or
-    source, so that equal ones stay together. Of fewer groups than `GROUPS` chance might take none: there the sources
-    are told apart."""
+    source, so that equal ones stay together. Of fewer groups than `GROUPS` a share is not one of the pairs: there the
+    sources are told apart."""
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
     wanted = fractions(0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
     if valid or not any(wanted):
         return [everything, valid or _nothing, test or _nothing]
+    prefixes = frozenset(source.prefix for source in plan.train)
+    by_source, by_group = (partial(_place, prefixes=prefixes, grouped=grouped) for grouped in (False, True))
     count = 0
-    groups: set[int] = set()
+    groups, sources, mixed = set[int](), set[int](), set[int]()
     for pair in _watched(everything(), "reading", progress):
         count += 1
         if pair.group and len(groups) < GROUPS:
-            groups.add(hash(pair.group))
+            groups.add(by_group(pair))
+        if len(sources) < MANY:
+            sources.add(by_source(pair))
+        if len(mixed) < MANY:
+            mixed.add(by_group(pair))
     if count < DOCUMENTS:
         raise DataError(
             f"{count} pairs are too few to hold some back for validation: give --valid-pairs, or more pairs"
         )
-    parts = [partial(_part, everything, number, wanted, len(groups) == GROUPS) for number in range(3)]
+    place, places = (by_group, mixed) if len(groups) == GROUPS else (by_source, sources)
+    first, second = _bounds(places, *wanted)
+    parts = [partial(_between, everything, place, *ends) for ends in ((second, 2**64), (first, second), (0, first))]
     return [parts[0], parts[1], test or parts[2]]
 
 
-def _part(pairs: PairStream, number: int, shares: tuple[float, float], grouped: bool) -> Iterator[Pair]:
-    for pair in pairs():
-        kept = pair.group if grouped and pair.group else pair.source
-        digest = hashlib.sha256(kept.encode("utf-8", "replace")).digest()
-        if place_of(int.from_bytes(digest[:8], "big"), *shares) == number:
-            yield pair
+def _place(pair: Pair, prefixes: frozenset[str], grouped: bool) -> int:
+    """A hash of what must not be in two splits: the group, or the source, whichever task it is for."""
+    kept = pair.group if grouped and pair.group else unframed(pair.source, prefixes)
+    return int.from_bytes(hashlib.sha256(kept.encode("utf-8", "replace")).digest()[:8], "big")
+
+
+def _bounds(places: set[int], valid: float, test: float) -> tuple[int, int]:
+    """Below which hashes test and validation lie: by their shares or, where one would get none, so that it gets one."""
+    first, second = int(test * 2**64), int((valid + test) * 2**64)
+    empty = not any(place < first for place in places), not any(first <= place < second for place in places)
+    if (test and empty[0]) or (valid and empty[1]):
+        return lowest(sorted(places), valid, test)
+    return first, second
+
+
+def _between(pairs: PairStream, place: Callable[[Pair], int], low: int, high: int) -> Iterator[Pair]:
+    return (pair for pair in pairs() if low <= place(pair) < high)
 
 
 def _nothing() -> Iterator[Pair]:
@@ -225,8 +245,9 @@ def check_sides(train: Sequence[PairSource], held: Sequence[PairSource]) -> None
 
 
 def _sides(named: Sequence[PairSource]) -> tuple[list[str], list[str]]:
-    """The sides of the first pairs, without what is put in front of their sources."""
-    pairs = list(islice(read_pairs(*(source.model_copy(update={"prefix": ""}) for source in named)), LOOK))
+    """The sides of the first pairs of each, without what is put in front of their sources."""
+    bare = [source.model_copy(update={"prefix": ""}) for source in named]
+    pairs = [pair for source in bare for pair in islice(read_pairs(source), -(-LOOK // len(bare)))]
     return [pair.source for pair in pairs], [pair.target for pair in pairs]
 
 
@@ -240,18 +261,24 @@ def _tokenizers(plan: PairPlan, pairs: PairStream, progress: Progress) -> tuple[
         return ((pair.source, pair.target) for pair in _watched(pairs(), "learning the vocabulary", progress))
 
     source, target = plan.source_tokenizer, plan.tokenizer
-    if source is None and target.kind == "auto":
+    if target.kind == "auto" or (source is not None and source.kind == "auto"):
         sides = _sides(plan.train)
         kinds, spaced = [_kind(side) for side in sides], {is_unspaced("".join(side)) for side in sides}
-        if plan.copying:
+        if source is not None:
+            source = _decided(source, kinds[0])
+        elif plan.copying:
             kinds = ["char" if "char" in kinds else "bpe"] * 2
         elif "word" in kinds or kinds[0] != kinds[1] or len(spaced) > 1:
-            source = target.model_copy(update={"kind": kinds[0]})
-        target = target.model_copy(update={"kind": kinds[1]})
+            source = _decided(target, kinds[0])
+        target = _decided(target, kinds[1])
     if source is not None:
         return train(source, lambda: (pair[0] for pair in both())), train(target, lambda: (pair[1] for pair in both()))
     shared = train(target, lambda: chain.from_iterable(both()))
     return shared, shared
+
+
+def _decided(asked: TokenizerConfig, kind: str) -> TokenizerConfig:
+    return asked.model_copy(update={"kind": kind}) if asked.kind == "auto" else asked
 
 
 def _kind(sample: list[str]) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
 import sys
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -205,6 +206,14 @@ def _measure(pieces: Iterable[Piece]) -> tuple[array[int], int]:
             hashes.append(int.from_bytes(digest.digest()[:8], "big"))
             digest = hashlib.sha256()
     return hashes, characters
+
+
+def lowest(places: Sequence[int], valid: float, test: float) -> tuple[int, int]:
+    """Of few hashes: below which of them the test lies, and below which the validation, at least one place for each
+    that has a share. `places` are sorted and differ."""
+    counts = [math.ceil(share * len(places)) for share in (test, valid)]
+    first, second = (places[min(count, len(places) - 1)] for count in (counts[0], sum(counts)))
+    return first, second
 
 
 def place_of(value: int, valid_fraction: float, test_fraction: float) -> int:

@@ -8,7 +8,6 @@ data/examples.json                    what was kept and what was left out
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -30,6 +29,7 @@ from textwright.text.corpus import (
     Prepared,
     Progress,
     fractions,
+    lowest,
     mapped,
     open_corpus,
     open_prepared,
@@ -209,8 +209,7 @@ def held_back(rows: Rows, valid: float | None, test: float | None) -> tuple[Rows
         raise DataError(
             f"{len(places)} different examples are too few to hold some back: give --valid, or {DOCUMENTS} of them"
         )
-    counts = [math.ceil(share * len(places)) for share in shares[::-1]]
-    first, second = (places[min(count, len(places) - 1)] for count in (counts[0], sum(counts)))
+    first, second = lowest(places, *shares)
 
     def part(low: int, high: int) -> Iterator[tuple[Example, ...]]:
         return (row for row in rows() if low <= _place(row) < high)

@@ -83,6 +83,11 @@ def kind_of(source: PairSource, path: Path) -> Kind:
     return asked[0] if asked else told_kind(path, source.encoding)
 
 
+def holds_contexts(source: PairSource) -> bool:
+    """Its sources are questions with their texts, as far as the options and the file's name tell."""
+    return source.kind == "squad" or (source.kind == "auto" and suffix(Path(source.path)) == ".json")
+
+
 def files_of(name: str) -> list[Path]:
     """The files of a path or a glob; a folder is refused, because it does not say which file belongs to which side."""
     path = Path(name).expanduser()

@@ -29,7 +29,11 @@ def compose_question(question: str, context: str) -> str:
 
     >>> compose_question("Who wrote it?", "Mary wrote it.")
     'question: Who wrote it? context: Mary wrote it.'
+
+    It is empty where one of them is, so that it is noticed.
     """
+    if not (question.strip() and context.strip()):
+        return ""
     return f"question: {question} context: {context}"
 
 

@@ -118,10 +118,12 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def _guessed(self, batch: Batch) -> Batch:
-        """The batch with some of its tokens replaced by what the model takes for likeliest there."""
+        """The batch with some of its tokens replaced by what the model takes for likeliest there; what it never writes
+        itself, a second token that every text begins with, stays."""
         hidden, _ = self.model.hidden(batch.tokens, batch.lengths, None, source_of(batch))
         guesses = torch.stack([self.model.logits(part).argmax(-1) for part in _rows(hidden)])
         chosen = torch.rand(guesses.shape, device=guesses.device) < self.sampled
+        chosen &= batch.targets != IGNORE
         tokens = torch.where(chosen[:, :-1], guesses[:, :-1], batch.tokens[:, 1:])
         return replace(batch, tokens=torch.cat([batch.tokens[:, :1], tokens], 1))
 
