@@ -27,7 +27,8 @@ from textwright.run import PairGeneration, WithSource
 from textwright.text.bitext import one_line
 from textwright.text.dialogues import TURNS, compose_dialogue
 from textwright.text.neighbours import Neighbours
-from textwright.text.pair_source import PairSource
+from textwright.text.pair_source import PairSource, holds_contexts
+from textwright.text.squad import compose_question
 from textwright.text.tokenizers import Tokenizer
 from textwright.wishes import FREE, check_reply, constraint, steered, steering, stop_strings, taken
 
@@ -212,6 +213,27 @@ class PairModel:
             limit -= 1  # what was said longest ago is forgotten first
             source = compose_dialogue(turns, limit)
         return self.write([source], preset=preset, **options)[0][0]
+
+    def answer(self, question: str, context: str = "", *, prefix: str | None = None, **options: Any) -> Written:
+        """The answer to a question about a text. Options are those of `write`; for the rest see `asked`."""
+        return self.write([self.asked(question, context, prefix)], **options)[0][0]
+
+    def asked(self, question: str, context: str = "", prefix: str | None = None) -> str:
+        """The source of a question.
+
+        Args:
+            context: the text that holds the answer; "" where the training pairs had questions alone.
+            prefix: of the task, where the model has several.
+
+        Raises:
+            ConfigError: no context, and the model learned to answer questions about one; or see `task_prefix`.
+        """
+        task = self.task_prefix(prefix)
+        if not context.strip() and holds_contexts(self.alike(task)):
+            raise ConfigError("this model learned to answer questions about a text: give the context, too")
+        source = compose_question(question, context) if context.strip() else question
+        # A single prefix is put in front of every source anyway; what is empty stays so, to be noticed.
+        return task + source if len(self.prefixes) > 1 and source.strip() else source
 
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its tokens, with its prefix, as far as they are read, and the end; in front

@@ -174,6 +174,7 @@ def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.code == 0, done.err
     told = run("answer", tmp_path / "qa", "--question", "Who?", "--context", "Ann came.")
     assert told.code == 0, told.err
+    assert load_pairs(tmp_path / "qa").answer("Who?", "Ann came.").text == told.out.removesuffix("\n")
     assert len(run("answer", tmp_path / "qa", "--input", questions).out.splitlines()) == 30
     run("answer", tmp_path / "qa", "--question", " ", "--context", "Ann came.").fails("the question is empty")
     squad = tmp_path / "q.json"
@@ -182,7 +183,7 @@ def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     words = ("train", squad, "--task", "answer", "--valid", squad, "--steps", "4", "--out", tmp_path / "sq")
     done = run(*words, *SMALL["gru"])
     assert done.code == 0, done.err
-    run("answer", tmp_path / "sq", "--question", "Who?").fails("--context")
+    run("answer", tmp_path / "sq", "--question", "Who?").fails("give the context")
 
 
 def test_other_data_is_read_as_its_own_options_say(run: Run, tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ def answer(
     from textwright.cli import sources
     from textwright.errors import ConfigError
     from textwright.opening import as_pairs
-    from textwright.text.pair_source import holds_contexts
-    from textwright.text.pairs import compose_question
     from textwright.text.sources import decoded
 
     if (input is None) == (question is None):
@@ -35,17 +33,15 @@ def answer(
     if input is not None and context is not None:
         raise ConfigError("--context belongs to --question: leave it out with --input")
     model = as_pairs(ways.opened(run, quantize), run, "answer")
-    task = model.task_prefix(prefix)
     if question is None:
+        task = model.task_prefix(prefix)
         read = sources.read(model, None, input, prefix=task)
+        if len(model.prefixes) > 1:  # a single one is put in front of every source anyway
+            read = [(task + text if text.strip() else text, where) for text, where in read]
     else:
         text = (context or "").strip()
         if text.startswith("@"):
             text = "".join(decoded(Path(text[1:]), None)).strip()
-        if not text and holds_contexts(model.alike(task)):
-            raise ConfigError(f"{run} learned to answer questions about a text: give it, --context TEXT or @FILE")
-        read = [(compose_question(question, text) if text else question, "the question")]
-    if len(model.prefixes) > 1:  # a single one is put in front of every source anyway
-        read = [(task + text if text.strip() else text, where) for text, where in read]
+        read = [(model.asked(question, text, prefix), "the question")]
     options = {} if beams is None else {"beams": beams}
     sources.write(model, run, read, sources.Printing(scores=scores, json=json), n_best=n_best, **options)
