@@ -27,7 +27,7 @@ bench: .venv/dev .peers/ready
 	$(BIN)/python benchmarks/tables.py
 
 bench-gpu: .venv/dev
-	$(BIN)/python benchmarks/run.py gpu
+	$(BIN)/python benchmarks/run.py gpu gpu-recurrent
 	$(BIN)/python benchmarks/tables.py
 
 # Needs TEXTWRIGHT_DATA, a folder with multi30k and tatoeba-cmn-eng; half an hour.

@@ -2,7 +2,7 @@
 
     make bench                                # these and the other parts, about an hour on two cores
     python benchmarks/run.py training         # one part: training, recurrent
-    make bench-gpu                            # a 124 M Transformer on a GPU
+    make bench-gpu                            # a 124 M Transformer and the LSTM on a GPU
 
 Absolute figures drift from machine to machine and with what else runs there; the ratios count. The rate of square
 matrix products is measured between the rounds, and memory before them, a process for each contestant. Results go to
@@ -95,29 +95,45 @@ def training() -> Part:
 
 def recurrent() -> Part:
     """One step of the WikiText-2 LSTM of pytorch/examples: 2 layers of 200, tied, batch 20, 35 steps, 33,278 words."""
+    return word_lstm(torch.device("cpu"))
+
+
+def gpu_recurrent() -> Part:
+    """The same step of the WikiText-2 LSTM, on a GPU."""
+    return word_lstm(cuda())
+
+
+def word_lstm(device: torch.device) -> Part:
     rows, time_, vocab, width = 20, 35, 33_278, 200
-    tokens = torch.randint(0, vocab, (rows, time_))
+    tokens = torch.randint(0, vocab, (rows, time_), device=device)
     config = LSTMConfig(vocab=vocab, width=width, layers=2, dropout=0.2)
 
-    best = precisions(tokens.device)[-1]
+    best = precisions(device)[-1]
+
+    def ours(precision: hardware.Precision, sampler: Sampler | None = None) -> Step:
+        return our_step(config.build().to(device), tokens, precision, sampler)
 
     def sampled() -> Step:
-        return our_step(config.build(), tokens, best, Sampler(tokens.flatten().bincount(minlength=vocab), 1024))
+        return ours(best, Sampler(tokens.flatten().bincount(minlength=vocab), 1024))
 
     contestants = {
         "plain torch.nn.LSTM loop, float32": Contestant("float32", lambda: plain_lstm_step(vocab, width, tokens)),
-        "textwright, float32": Contestant("float32", lambda: our_step(config.build(), tokens, "float32")),
-        "textwright, bfloat16": Contestant("bfloat16", lambda: our_step(config.build(), tokens, "bfloat16")),
+        "textwright, float32": Contestant("float32", lambda: ours("float32")),
+        "textwright, bfloat16": Contestant("bfloat16", lambda: ours("bfloat16")),
         f"textwright, {best}, softmax from 1,024 samples": Contestant(best, sampled),
     }
-    return Part(tokens.device, tokens.numel(), 9, contestants, counted=False)
+    return Part(device, tokens.numel(), 9, contestants, counted=False)
+
+
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU here: nothing is measured")
+    return torch.device("cuda")
 
 
 def gpu() -> Part:
     """One optimiser step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens, on a GPU."""
-    if not torch.cuda.is_available():
-        raise SystemExit("no GPU here: nothing is measured")
-    device = torch.device("cuda")
+    device = cuda()
     tokens = torch.randint(0, 50_257, (16, 1024), device=device)
     config = TransformerConfig(vocab=50_257, width=768, layers=12, heads=12, window=1024, **SAME)
     shape = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50_257}
@@ -146,7 +162,7 @@ def precisions(device: torch.device) -> tuple[hardware.Precision, ...]:
     return ("float32", "bfloat16") if hardware.has_bfloat16(device) else ("float32",)
 
 
-PARTS = {"training": training, "recurrent": recurrent, "gpu": gpu}
+PARTS = {"training": training, "recurrent": recurrent, "gpu": gpu, "gpu-recurrent": gpu_recurrent}
 
 
 # who is compared ------------------------------------------------------------------------------------------------------
@@ -185,6 +201,7 @@ def plain_lstm_step(vocab: int, width: int, tokens: torch.Tensor) -> Step:
     head = nn.Linear(width, vocab)
     head.weight = model[0].weight
     model.append(head)
+    model.to(tokens.device)
 
     def forward() -> torch.Tensor:
         x = F.dropout(model[0](tokens), 0.2)

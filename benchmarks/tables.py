@@ -218,6 +218,7 @@ PARTS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "training": ("A step of nanoGPT's Shakespeare shape (6 × 384, context 256, batch 64, dropout 0.2)", training),
     "recurrent": ("A step of the WikiText-2 LSTM of pytorch/examples (2 × 200, tied, 33,278 words)", steps),
     "gpu": ("A step of GPT-2's shape, 124 M parameters, 16 rows of 1,024 tokens", training),
+    "gpu-recurrent": ("The same step of the WikiText-2 LSTM, on a GPU", steps),
     "preparation": ("From a text to token ids, BPE of 8,000", preparation),
     "preparation-large": ("A text of 5 GB: preparation and 200 steps of training", preparation),
     "curves-tinyshakespeare": ("tinyshakespeare by characters, at equal time", curves),
