@@ -137,6 +137,11 @@ def test_compare_two_runs(run: Run, spoken: Path, files: dict[str, Path], tmp_pa
     found = json.loads(run("compare", spoken, other, "--data", files["test.tsv"], "--json").out)
     assert found[0]["difference"] < -50
     assert found[0]["p"] < 0.01
+    numbered = tmp_path / "numbered.tsv"
+    rows = files["test.tsv"].read_text(encoding="utf-8").splitlines()
+    numbered.write_text("".join(f"{n}\t{row}\n" for n, row in enumerate(rows)), encoding="utf-8")
+    again = run("compare", spoken, other, "--data", numbered, "--fields", "2", "3", "--json")
+    assert json.loads(again.out) == found
 
 
 def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
