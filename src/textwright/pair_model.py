@@ -183,7 +183,10 @@ class PairModel:
         who = "models that choose together"
         voters, weights = [other for other, _ in others], [weight for _, weight in others]
         for other in voters:
-            self._check_sources(other, who)
+            self._check_tokenizers(other, who)
+            if not set(self.prefixes) & set(other.prefixes):  # they would read ids that one of them never saw
+                found = " and ".join(repr(", ".join(model.prefixes)) for model in (self, other))
+                raise ConfigError(f"{who} put the same in front of a source, and these two runs put {found} there")
             if other.neighbours is None:
                 continue  # it reads a source without them
             if self.neighbours is None:
@@ -347,11 +350,7 @@ class PairModel:
         unaided = self.neighbours is not None and other.neighbours is None
         return Unaided(other.network, self.source_tokenizer.end) if unaided else other.network
 
-    def _check_sources(self, other: PairModel, who: str) -> None:
-        """Both read the same ids of a source."""
-        if self.prefixes != other.prefixes:
-            found = " and ".join(repr(", ".join(model.prefixes)) for model in (self, other))
-            raise ConfigError(f"{who} put the same in front of a source, and these two runs put {found} there")
+    def _check_tokenizers(self, other: PairModel, who: str) -> None:
         pairs = (self.tokenizer, other.tokenizer), (self.source_tokenizer, other.source_tokenizer)
         if not all(mine.same(theirs) for mine, theirs in pairs):
             raise ConfigError(f"{who} need the same tokenizers, and these two runs have different ones")
@@ -377,7 +376,7 @@ class PairModel:
         if n_best == 1 and options.get("beams", given.get("beams")) == 1 and not ranked:
             given = {**given, "stopping": "first"}  # one beam ends where greedy does: where the end is the likeliest
         if draft is not None:
-            self._check_sources(draft, "a model and its draft")
+            self._check_tokenizers(draft, "a model and its draft")
             self._check_neighbours(draft, "a model and its draft")
         asked = {**options, **({} if seed is None else {"seed": seed}), **({} if draft is None else {"draft": True})}
         how = decoding(strategy, asked, given, None if draft is None else draft.network)

@@ -248,9 +248,7 @@ def read_test(
             trained = model.alike(model.task_prefix(prefix))
             told = told_kind(files_of(data)[0], None)
             untold = told == "lines" and trained.kind != "lines"  # the file's name does not say what is in it
-            asked |= {"kind": trained.kind} if untold else {}
-            asked |= {"fields": trained.fields} if untold or told == "table" else {}
-            asked |= {"turns": trained.turns} if untold or told == "dialogue" else {}
+            asked |= {"kind": trained.kind if untold else "auto", "fields": trained.fields, "turns": trained.turns}
     source = PairSource.parse({name: value for name, value in asked.items() if value is not None}, "--pairs")
     found = list(read_pairs(source.model_copy(update={"prefix": model.task_prefix(prefix)})))
     real = [pair for pair in found if pair.source.strip() and pair.target.strip()]

@@ -183,7 +183,8 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     wanted = fractions(0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
     if valid or not any(wanted):
         return [everything, valid or _nothing, test or _nothing]
-    prefixes = frozenset(source.prefix for source in plan.train)
+    tasks = frozenset(source.prefix for source in plan.train)
+    prefixes = tasks if len(tasks) > 1 else frozenset()  # so that a run of one task keeps the splits it had
     by_source, by_group = (partial(_place, prefixes=prefixes, grouped=grouped) for grouped in (False, True))
     count = 0
     groups, sources, mixed = set[int](), set[int](), set[int]()
@@ -215,7 +216,8 @@ def _bounds(places: set[int], valid: float, test: float) -> tuple[int, int]:
     """Below which hashes test and validation lie: by their shares or, where one would get none, so that it gets one."""
     first, second = int(test * 2**64), int((valid + test) * 2**64)
     empty = not any(place < first for place in places), not any(first <= place < second for place in places)
-    if (test and empty[0]) or (valid and empty[1]):
+    few = len(places) < MANY  # else they are not all that there are
+    if few and ((test and empty[0]) or (valid and empty[1])):
         return lowest(sorted(places), valid, test)
     return first, second
 

@@ -30,9 +30,9 @@ def compose_question(question: str, context: str) -> str:
     >>> compose_question("Who wrote it?", "Mary wrote it.")
     'question: Who wrote it? context: Mary wrote it.'
 
-    It is empty where one of them is, so that it is noticed.
+    Of an empty question it is empty, too, so that it is left out or refused as other sources are.
     """
-    if not (question.strip() and context.strip()):
+    if not question.strip():
         return ""
     return f"question: {question} context: {context}"
 
