@@ -176,8 +176,8 @@ def raw_pairs(folder: Path) -> list[Pair]:
 
 def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
     """Training, validation and test pairs; what has no files of its own is split off by a hash of its group or
-    source, so that equal ones stay together. Of fewer groups than `GROUPS` a share is not one of the pairs: there the
-    sources are told apart."""
+    source, so that equal ones stay together. Of fewer groups than `GROUPS` a share of them may hold any share of the
+    pairs: there the sources are told apart."""
     everything = partial(read_pairs, *plan.train)
     valid, test = (partial(read_pairs, *sources) if sources else None for sources in (plan.valid, plan.test))
     wanted = fractions(0.0 if valid else plan.valid_fraction, 0.0 if valid or test else plan.test_fraction)
