@@ -175,10 +175,11 @@ class PairModel:
 
     def together(self, others: Sequence[tuple[PairModel, float]], *, fuse: bool = False) -> PairModel:
         """This model and others, which choose every token by a vote; see `TextModel.together`. Where this one reads its
-        sources beside neighbours, the others read them beside the same ones, or without any.
+        sources beside neighbours, the others read them beside the same ones, or without any. They share a task: the
+        same words in front of its sources.
 
         Raises:
-            ConfigError: other tokenizers or neighbours, or weights that do not fit.
+            ConfigError: other tokenizers, tasks or neighbours, or weights that do not fit.
         """
         who = "models that choose together"
         voters, weights = [other for other, _ in others], [weight for _, weight in others]
@@ -206,37 +207,45 @@ class PairModel:
         """This model with its layers contrasted; see `decoding.combined.Dola`."""
         return self._with(Dola(self.network))
 
-    def reply(self, turns: Sequence[str], *, preset: str | None = "chat", **options: Any) -> Written:
+    def reply(
+        self, turns: Sequence[str], *, task_prefix: str | None = None, preset: str | None = "chat", **options: Any
+    ) -> Written:
         """The next turn of a dialogue, from the turns before it: drawn, unless told otherwise, because the likeliest
-        reply is mostly the dullest one (Holtzman et al. 2020). Options are those of `write`."""
+        reply is mostly the dullest one (Holtzman et al. 2020). Options are those of `write`; for the prefix see
+        `asked`."""
         check_reply(options)
-        limit, window = self.config.pairs[0].turns or TURNS, self.model.source_window
-        source = compose_dialogue(turns, limit)
+        task = self.task_prefix(task_prefix)
+        limit, window = self.alike(task)[0].turns or TURNS, self.model.source_window
+        source = self.for_task(task, compose_dialogue(turns, limit))
         while limit > 1 and window is not None and len(self.source_ids(source)) > window:
             limit -= 1  # what was said longest ago is forgotten first
-            source = compose_dialogue(turns, limit)
+            source = self.for_task(task, compose_dialogue(turns, limit))
         return self.write([source], preset=preset, **options)[0][0]
 
-    def answer(self, question: str, context: str = "", *, prefix: str | None = None, **options: Any) -> Written:
+    def answer(self, question: str, context: str = "", *, task_prefix: str | None = None, **options: Any) -> Written:
         """The answer to a question about a text. Options are those of `write`; for the rest see `asked`."""
-        return self.write([self.asked(question, context, prefix)], **options)[0][0]
+        return self.write([self.asked(question, context, task_prefix)], **options)[0][0]
 
-    def asked(self, question: str, context: str = "", prefix: str | None = None) -> str:
+    def asked(self, question: str, context: str = "", task_prefix: str | None = None) -> str:
         """The source of a question.
 
         Args:
             context: the text that holds the answer; "" where the training pairs had questions alone.
-            prefix: of the task, where the model has several.
+            task_prefix: of the task, where the model has several.
 
         Raises:
-            ConfigError: no context, and the model learned to answer questions about one; or see `task_prefix`.
+            ConfigError: no context, and the model learned from nothing but questions about one; or see the method
+                `task_prefix`.
         """
-        task = self.task_prefix(prefix)
-        if not context.strip() and holds_contexts(self.alike(task)):
+        task = self.task_prefix(task_prefix)
+        if not context.strip() and all(map(holds_contexts, self.alike(task))):
             raise ConfigError("this model learned to answer questions about a text: give the context, too")
-        source = compose_question(question, context) if context.strip() else question
-        # A single prefix is put in front of every source anyway; what is empty stays so, to be noticed.
-        return task + source if len(self.prefixes) > 1 and source.strip() else source
+        return self.for_task(task, compose_question(question, context) if context.strip() else question)
+
+    def for_task(self, prefix: str, source: str) -> str:
+        """A source with the prefix of one of several tasks; a single one is put in front of every source anyway. What
+        is empty stays so, to be noticed."""
+        return prefix + source if len(self.prefixes) > 1 and source.strip() else source
 
     def source_ids(self, source: str) -> list[int]:
         """The ids a raw source is read as: its tokens, with its prefix, as far as they are read, and the end; in front
@@ -248,8 +257,12 @@ class PairModel:
         tokens = cut(self.source_tokenizer.encode(one_line(framed, self.source_tokenizer)), self.config)
         return [*self.source_tokenizer.prefix, *tokens, self.source_tokenizer.end]
 
-    def _beside(self, ids: list[int]) -> list[int]:
-        return ids if self.neighbours is None else self.neighbours.beside([ids], self.model.source_window)[0]
+    def _beside(self, ids: list[int], draft: PairModel | None = None) -> list[int]:
+        """A source and as many of its neighbours as everybody who reads them can."""
+        if self.neighbours is None:
+            return ids
+        windows = [reader.model.source_window for reader, _ in self._readers(draft) if reader.neighbours is not None]
+        return self.neighbours.beside([ids], min(filter(None, windows), default=None))[0]
 
     def names(self, source: str, ids: Sequence[int]) -> list[str]:
         """What the ids of a raw source stand for: its words as they were given, also those the tokenizer lacks."""
@@ -276,10 +289,9 @@ class PairModel:
         """What the training put in front of sources: several of them are several tasks."""
         return sorted({pairs.prefix for pairs in self.config.pairs})
 
-    def alike(self, prefix: str) -> PairSource:
-        """The first source of training pairs of the task with this prefix: how a file of the same kind is read."""
-        trained: Sequence[PairSource] = self.config.pairs
-        return next(source for source in trained if source.prefix == prefix)
+    def alike(self, prefix: str) -> list[PairSource]:
+        """The training pairs of the task with this prefix; the first ones say how a file of the same kind is read."""
+        return [source for source in self.config.pairs if source.prefix == prefix]
 
     def task_prefix(self, given: str | None) -> str:
         """What stands in front of the sources of one of the model's tasks; with one task it need not be given.
@@ -313,32 +325,26 @@ class PairModel:
 
     def checked(self, where: str, source: str, draft: PairModel | None = None) -> list[int]:
         """The ids of a source; raises DataError, naming `where` it stands, for an empty or an overlong one."""
-        ids = self._beside(self.fits(where, source, draft))
-        beside = [(reader, who) for reader, who in self._readers(draft) if reader.neighbours is not None]
-        self._check_windows(where, source, len(ids), beside)
-        return ids
+        return self._beside(self.fits(where, source, draft), draft)
 
     def fits(self, where: str, source: str, draft: PairModel | None = None) -> list[int]:
         """The same without neighbours, which take long to find: of them what does not fit is left out anyway."""
         if not source.strip():
             raise DataError(f"{where} is empty: there is nothing to write from")
         ids = self._own_ids(source)
-        self._check_windows(where, source, len(ids), self._readers(draft))
+        for reader, who in self._readers(draft):
+            window = reader.model.source_window
+            if window is not None and len(ids) > window:
+                raise DataError(
+                    f"{where} has {len(ids):,} tokens, {who} reads up to {window:,}: split or shorten it "
+                    f"({source[:40]!r} …)"
+                )
         return ids
 
     def _readers(self, draft: PairModel | None) -> list[tuple[PairModel, str]]:
         """Who reads a source, in words."""
         voters = [(voter, "a model that votes") for voter in self.voters]
         return [(self, "this model"), *voters, *([] if draft is None else [(draft, "its draft")])]
-
-    def _check_windows(self, where: str, source: str, length: int, readers: Sequence[tuple[PairModel, str]]) -> None:
-        for reader, who in readers:
-            window = reader.model.source_window
-            if window is not None and length > window:
-                raise DataError(
-                    f"{where} has {length:,} tokens, {who} reads up to {window:,}: split or shorten it "
-                    f"({source[:40]!r} …)"
-                )
 
     def _with(self, network: LanguageModel) -> PairModel:
         model = copy(self)

@@ -92,6 +92,8 @@ def compare_pairs(
     second: PairModel,
     pairs: Sequence[Pair],
     *,
+    beams: int | None = None,
+    length_penalty: float | None = None,
     language: str | None = None,
     lowercase: bool | None = None,
     progress: Told = untold,
@@ -99,6 +101,7 @@ def compare_pairs(
     """Both models on the same pairs, one comparison for each metric with references.
 
     Args:
+        beams, length_penalty: how both search; None: each as its own presets say.
         language, lowercase: how both are judged; None: as both runs say.
         progress: is told how many more sources are done, by one model and then the other.
 
@@ -128,7 +131,9 @@ def compare_pairs(
                 bare.fits(pair.where, pair.source)
             except DataError as error:
                 raise DataError(f"{name}: {error}") from None
-    texts = [_texts(model, pairs, progress=progress) for model in (first, second)]
+    asked = {"beams": beams, "length_penalty": length_penalty}
+    search = {name: value for name, value in asked.items() if value is not None}
+    texts = [_texts(model, pairs, progress=progress, **search) for model in (first, second)]
     references = references_of(pairs)
     metrics = _judges(first, pairs, language or next(iter(languages), None), lowercase)
     return [paired_bootstrap(one, references, texts[0], texts[1]) for one in metrics if isinstance(one, Metric)]

@@ -22,6 +22,10 @@ TOKENS_PER_PARAMETER = 2.0  # at least, seen in training, embeddings not counted
 OPEN_ENDED = 600.0  # seconds assumed where the budget is in steps or epochs
 MANY = 16_384  # words from which on the softmax of a recurrent model is estimated from samples
 SAMPLES = 1024
+# Operations of a training step with Muon, as counted, and more for each block of a Transformer or recurrent layer; of
+# this for every token of a row, too, where cuDNN computes it, forward and backward (not counted here).
+STEP, BLOCK, LAYER, TIME = 300, 40, 20, 4
+FULL = 16_384  # tokens of the largest batch that is planned to keep a GPU at work
 PIECES = 1024  # different tokens from which on they are no letters, but words, pieces of words or 汉字
 ANY = 2**20  # words assumed before the text was seen: enough for every setting that needs many
 
@@ -54,7 +58,7 @@ def defaults(asked: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
 
 def check(asked: Mapping[str, Any]) -> None:
     """Raise ConfigError for unknown keys and impossible values."""
-    place = Hardware(torch.device("cpu"), "float32", 1e11)
+    place = Hardware(torch.device("cpu"), "float32", rate=1e11, latency=1e-6)
     base, tokenizer = asked.get("base"), asked.get("tokenizer", {})
     if isinstance(base, str) and tokenizer != {"kind": str(Path(base) / "tokenizer.json")}:
         raise ConfigError(f"a model that is fine-tuned keeps the tokenizer of its base, {base}: leave out tokenizer")
@@ -94,8 +98,9 @@ def _transformer(
     rate = {"muon": 6e-3, "sgd": 0.1}.get(kind, 3e-3)
     wanted = 2048 if asked.get("base") else 1024 if seconds < 600 else 4096 if seconds < 3600 else 16384
     context = asked.get("training", {}).get("context", window)
+    full = full_batch(situation.hardware, parameters, STEP + BLOCK * layers)
     training = {
-        "batch_tokens": _batch(situation, wanted, context),
+        "batch_tokens": _batch(situation, max(wanted, situation.processes * full), context),
         "context": context,
         "averaging": {"kind": "none"},
         "optimizer": {"kind": kind, "learning_rate": min(rate, round(rate * math.sqrt(128 / width), 5))},
@@ -120,9 +125,10 @@ def _recurrent(asked: Mapping[str, Any], situation: Situation, seconds: float) -
     words = 2 * SAMPLES if many else situation.facts.vocabulary  # that a batch has to do with: drawn ones and targets
     parameters = 2 * gates * width**2 + words * width
     model = {"width": width, "layers": 1, "dropout": _dropout(parameters, situation, seconds)}
-    context = 32 if many else 64
+    context = asked.get("training", {}).get("context", 32 if many else 64)
+    full = full_batch(situation.hardware, parameters, STEP + LAYER + TIME * context)
     training = {
-        "batch_tokens": _batch(situation, 1024, context),
+        "batch_tokens": _batch(situation, max(1024, situation.processes * full), context),
         "context": context,
         "softmax_samples": SAMPLES if many else 0,
         "averaging": {"kind": "none"},
@@ -183,6 +189,13 @@ def _batch(situation: Situation, wanted: int, row: int) -> int:
     """
     rows = max(1, min(wanted, situation.facts.tokens // 50) // row)
     return max(1, -(-rows // situation.processes)) * situation.processes * row
+
+
+def full_batch(hardware: Hardware, parameters: int, operations: int) -> int:
+    """The tokens that a device computes with for as long as it takes to start the operations of their step: with fewer
+    a GPU waits. A power of two; few where starting is quick and computing slow, as on a processor."""
+    computed = operations * hardware.latency * hardware.rate * EFFICIENCY
+    return 1 << int(math.log2(max(1.0, min(computed / (6 * parameters), FULL))))
 
 
 def warmup(asked: Mapping[str, Any], tokens: int, batch_tokens: int) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from textwright.errors import ConfigError
-from textwright.plan import EFFICIENCY, recurrent_muon, seconds_of, warmup
+from textwright.plan import BLOCK, EFFICIENCY, STEP, full_batch, recurrent_muon, seconds_of, warmup
 from textwright.run import PairRun, merge, parse_run
 from textwright.training.hardware import Hardware
 
 ROOM = 64  # windows are multiples of this
 WIDTHS = (128, 192, 256, 384, 512)
+SIDES = 2  # that have blocks or layers: encoder and decoder
 BLOCKS = 3 * 12 + 3 * 16  # squared widths in three blocks of an encoder and three of a decoder
 EPOCHS = 12  # that a model of the chosen width should see
 
@@ -47,7 +48,9 @@ def defaults(asked: Mapping[str, Any], situation: PairSituation) -> dict[str, An
         shape |= {"inner": 4 * width} if family == "encdec" and "inner" not in asked.get("model", {}) else {}
         model |= {**shape, "source_vocab": situation.source_vocab, "shared": situation.source_vocab is None}
         model["dropout"] = _dropout(situation, width, seconds)
-    batch = max(64, min(2048 if seconds < 3600 else 4096, situation.padded // 20))
+    operations = STEP + SIDES * BLOCK * asked.get("model", {}).get("layers", shape["layers"])
+    full = situation.processes * full_batch(situation.hardware, _parameters(situation, width), operations)
+    batch = max(64, min(max(full, 2048 if seconds < 3600 else 4096), situation.padded // 20))
     training = {
         "budget": {} if asked.get("training", {}).get("budget") else {"minutes": 3.0},
         "batch_tokens": batch,
@@ -67,7 +70,7 @@ def check(asked: Mapping[str, Any]) -> None:
     config = parsed(asked)
     if config.task != "translate" and (config.language is not None or config.lowercase):
         raise ConfigError(f"leave out language and lowercase: they are for scores of translations, not {config.task}")
-    place = Hardware(torch.device("cpu"), "float32", 1e11)
+    place = Hardware(torch.device("cpu"), "float32", rate=1e11, latency=1e-6)
     parse_run(merge(defaults(asked, PairSituation(256, None, 100_000, 100_000, 50, 50, place)), asked))
 
 
@@ -109,14 +112,18 @@ def _heads(width: int) -> int:
 
 def _epochs(situation: PairSituation, width: int, seconds: float) -> float:
     """How often the targets are seen: a token of them costs its share of both stacks and of the head."""
-    parameters = BLOCKS * width**2 + situation.vocab * width
     work = situation.hardware.rate * EFFICIENCY * seconds * situation.processes
-    return work / (6 * parameters) / situation.tokens
+    return work / (6 * _parameters(situation, width)) / situation.tokens
+
+
+def _parameters(situation: PairSituation, width: int) -> int:
+    """That a target token has to do with: of both stacks and of the head."""
+    return BLOCKS * width**2 + situation.vocab * width
 
 
 def _optimizer(asked: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Muon, unless another kind was asked for: rates belong to a kind. Measured for widths of 128 (encoder-decoder) and
-    256 (GRU), see docs/benchmarks.md; Transformers need less where they are wider."""
+    256 (GRU), see docs/benchmarks.md; wider models need less."""
     kind = asked.get("training", {}).get("optimizer", {}).get("kind", "muon")
     model = asked.get("model", {})
     if model.get("family", "encdec") == "encdec":

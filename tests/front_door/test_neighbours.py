@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +125,13 @@ def test_runs_with_and_without_neighbours_vote(run: Run, files: dict[str, Path],
     assert together.write(["7321"])  # with its end, whatever its neighbours add
     with pytest.raises(DataError, match="source 1 has 6 tokens, a model that votes reads up to 5"):
         together.write(["73218"])
+    narrow = load_pairs(tmp_path / "beside")
+    narrow.model.source_window = 7  # it reads this source, but not with a neighbour: so nobody does
+    assert len(beside.source_ids("732186")) > 7 == len(narrow.source_ids("732186"))
+    asked: dict[str, Any] = {"sources": ["732186"], "strategy": "greedy"}
+    ((both,),) = beside.together([(narrow, 0.5)]).write(**asked)
+    ((drafted,),) = beside.write(**asked, draft=narrow)
+    assert both.text == drafted.text == narrow.write(**asked)[0][0].text
 
 
 @pytest.mark.parametrize("width", [64, 100, 128, 352, 400])

@@ -38,6 +38,15 @@ def spelled_in_pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Path:
+    """A run of the task that has hardly begun to learn it."""
+    out, source = tmp_path_factory.mktemp("runs") / "other", PairSource(path=str(files["train.tsv"]))
+    settings = {"model.width": 32, "training.evaluations": 1}
+    train_pairs("convert", source, model="gru", steps=40, out=out, settings=settings)
+    return out
+
+
 def test_an_exact_task_is_learned(run: Run, spoken: Path, files: dict[str, Path]) -> None:
     """Numbers it never saw: at least 95 of 100 are spelled out without a mistake."""
     result = run("evaluate", spoken, "--pairs", files["test.digits"], files["test.words"], "--json")
@@ -126,11 +135,7 @@ def test_samples_repeat_with_their_seed(run: Run, spoken: Path) -> None:
     assert [one["seed"] for one in first] == [5, 6, 7]
 
 
-def test_compare_two_runs(run: Run, spoken: Path, files: dict[str, Path], tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    assert (
-        run("train", files["train.tsv"], "--task", "convert", "--steps", "4", "--out", other, *SMALL["gru"]).code == 0
-    )
+def test_compare_two_runs(run: Run, spoken: Path, other: Path, files: dict[str, Path], tmp_path: Path) -> None:
     result = run("compare", spoken, other, "--pairs", files["test.digits"], files["test.words"])
     assert result.code == 0, result.err
     assert "exact" in result.out
@@ -142,6 +147,20 @@ def test_compare_two_runs(run: Run, spoken: Path, files: dict[str, Path], tmp_pa
     numbered.write_text("".join(f"{n}\t{row}\n" for n, row in enumerate(rows)), encoding="utf-8")
     again = run("compare", spoken, other, "--data", numbered, "--fields", "2", "3", "--json")
     assert json.loads(again.out) == found
+
+
+def test_two_runs_search_as_they_are_told(run: Run, spoken: Path, other: Path, files: dict[str, Path]) -> None:
+    """What `compare` says of each is what `evaluate` says of it with the same options."""
+    ways = [(), ("--beams", "1"), ("--beams", "3", "--length-penalty", "0")]
+    data, seen = ("--data", files["test.tsv"], "--json"), []
+    for way in ways:
+        found = json.loads(run("compare", other, spoken, *data, *way).out)
+        for side, judged in (("first", other), ("second", spoken)):
+            scores = json.loads(run("evaluate", judged, *data, *way).out)["scores"]
+            values = {score["name"]: score["value"] for score in scores}
+            assert all(one[side]["value"] == values[one[side]["name"]] for one in found)
+        seen.append([one["first"]["value"] for one in found])
+    assert seen[0] != seen[1] != seen[2], "the options make no difference here"
 
 
 def test_chat_and_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +427,45 @@ def test_a_model_of_several_tasks_is_told_which_one(run: Run, twofold: Path, fil
     asked = ("answer", twofold, "--question", "twelve")
     run(*asked).fails("several tasks")
     assert run(*asked, "--prefix", "count: ").code == 0
+    begun = load_pairs(twofold).answer("twelve", task_prefix="count: ", prefix="12").text
+    assert begun.startswith("12")  # the prefix of `write`: what the text begins with
+
+
+def test_a_dialogue_may_be_one_of_several_tasks(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = []
+    for name in ("talk", "ask"):
+        rows = [json.dumps({"turns": [f"{name} {n}", f"yes {n}", f"why {n}?"]}) + "\n" for n in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+        sources.append(PairSource(path=str(tmp_path / f"{name}.jsonl"), turns=2, prefix=f"{name}: "))
+    settings = {"model.width": 16, "training.evaluations": 1}
+    train_pairs("chat", sources, model="gru", steps=4, out=tmp_path / "run", settings=settings)
+    run("chat", tmp_path / "run").fails("several tasks", "--prefix", "'ask: '", "'talk: '")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nHow are you?\n\n"))
+    done = run("chat", tmp_path / "run", "--seed", "1", "--prefix", "talk: ")
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 2
+    model = load_pairs(tmp_path / "run")
+    replies = [model.reply(["Hello!"], task_prefix=f"{name}: ", seed=3) for name in ("talk", "ask")]
+    for reply, name in zip(replies, ("talk", "ask"), strict=True):
+        assert reply == model.write([f"{name}: Hello!"], preset="chat", seed=3)[0][0]
+    assert replies[0].logprob != replies[1].logprob
+
+
+def test_a_context_may_be_left_out_where_some_questions_had_none(tmp_path: Path) -> None:
+    squad, plain = tmp_path / "q.json", tmp_path / "plain.tsv"
+    asked = [{"question": f"Who came {n}?", "answers": ["Ann"]} for n in range(40)]
+    squad.write_text(json.dumps({"data": [{"paragraphs": [{"context": "Ann came.", "qas": asked}]}]}), encoding="utf-8")
+    plain.write_text("".join(f"Who went {n}?\tBob\n" for n in range(40)), encoding="utf-8")
+    sources = [PairSource(path=str(squad)), PairSource(path=str(plain))]
+    settings = {"model.width": 16, "training.evaluations": 1}
+    for known, refused in ((sources, False), (sources[::-1], False), (sources[:1], True)):
+        out = tmp_path / f"run{len(known)}{known[0].path[-3:]}"
+        train_pairs("answer", known, model="gru", steps=4, out=out, settings=settings)
+        if refused:
+            with pytest.raises(ConfigError, match="give the context"):
+                load_pairs(out).answer("Who came 7?")
+        else:
+            assert load_pairs(out).answer("Who came 7?").finish_reason
 
 
 def test_models_of_other_tasks_do_not_vote(run: Run, files: dict[str, Path], tmp_path: Path) -> None:

@@ -231,10 +231,11 @@ def test_few_pairs_need_validation_pairs(tmp_path: Path) -> None:
 
 
 def test_nothing_left_to_validate_on(tmp_path: Path) -> None:
-    """All sources are the same, so they stay together."""
-    couples = [("the same", f"{number}") for number in range(100)]
+    """All pairs that fall to it have a blank side, and are dropped."""
+    known = splits(prepare(tmp_path / "first", parallel(tmp_path, translations(60)), tokenizer=CHAR))
+    blank = [*known[0], *known[2], *((source, "") for source, _ in known[1])]
     with pytest.raises(DataError, match=r"nothing is left for the validation split: give --valid-pairs"):
-        prepare(tmp_path / "data", parallel(tmp_path, couples), tokenizer=CHAR)
+        prepare(tmp_path / "data", parallel(tmp_path, blank, "b"), tokenizer=CHAR)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -315,9 +316,20 @@ def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     shares = {"valid_fraction": 0.6, "test_fraction": 0.6}
     with pytest.raises(ConfigError, match="below 1 together"):
         prepare(tmp_path / "data", parallel(tmp_path, translations()), tokenizer=CHAR, **shares)
-    one = parallel(tmp_path, [("Hund", "dog")] * 50, "one")  # equal sources stay together, all in one split
-    with pytest.raises(DataError, match=r"nothing is left (to train on|for the validation split)"):
-        prepare(tmp_path / "data2", one, tokenizer=CHAR)
+
+
+def test_equal_sources_stay_together(tmp_path: Path) -> None:
+    """So there must be one for each split."""
+    animals = [("Hund", "dog"), ("Katze", "cat"), ("Maus", "mouse")]
+    for count in (1, 2):
+        few = parallel(tmp_path, animals[:count] * 50, f"of-{count}")
+        with pytest.raises(DataError, match=rf"too few different sources \({count}\) for 3 splits.*--valid-pairs"):
+            prepare(tmp_path / f"data-{count}", few, tokenizer=CHAR)
+    three = parallel(tmp_path, animals * 50, "of-3")
+    parts = splits(prepare(tmp_path / "data-3", three, tokenizer=CHAR))
+    assert {frozenset(part) for part in parts} == {frozenset([pair]) for pair in animals}
+    two = prepare(tmp_path / "data", parallel(tmp_path, animals[:2] * 50, "two"), tokenizer=CHAR, test_fraction=0.0)
+    assert (two.train.pairs, two.valid.pairs, two.test.pairs) == (50, 50, 0)
 
 
 def test_a_test_split_may_turn_out_empty(tmp_path: Path) -> None:

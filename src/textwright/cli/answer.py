@@ -16,7 +16,7 @@ def answer(
     context: Annotated[str | None, typer.Option(help="The text that holds the answer; a file with @FILE.")] = None,
     input: Annotated[Path | None, typer.Option(help="Many: a SQuAD .json, or a .jsonl.")] = None,
     n_best: Annotated[int, typer.Option(min=1, help="How many answers.")] = 1,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
+    beams: ways.SearchBeams = None,
     scores: Annotated[bool, typer.Option("--scores", help="Log-probability ÷ length^α behind each answer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a question and nothing else.")] = False,
     prefix: ways.Prefix = None,
@@ -36,8 +36,7 @@ def answer(
     if question is None:
         task = model.task_prefix(prefix)
         read = sources.read(model, None, input, prefix=task)
-        if len(model.prefixes) > 1:  # a single one is put in front of every source anyway
-            read = [(task + text if text.strip() else text, where) for text, where in read]
+        read = [(model.for_task(task, text), where) for text, where in read]
     else:
         text = (context or "").strip()
         if text.startswith("@"):

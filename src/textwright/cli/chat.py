@@ -29,6 +29,7 @@ def chat(
     avoid: ways.Avoid = None,
     bias: ways.Bias = None,
     set: ways.Set = None,
+    prefix: ways.Prefix = None,
     quantize: ways.Quantize = None,
 ) -> None:
     """Talk, line by line; an empty line or the end of the input ends the conversation."""
@@ -41,11 +42,14 @@ def chat(
     opened = ways.opened(run, quantize)
     model = opened if isinstance(opened, TextModel) and opened.template else as_pairs(opened, run, "chat")
     if isinstance(model, TextModel):
+        if prefix is not None:
+            raise ConfigError(f"{run} puts nothing in front of what is said: leave out --prefix")
         told: dict[str, Any] = {"system": system, "max_new_tokens": max_new_tokens}
     elif system is not None:
         raise ConfigError(f"{run} was trained on dialogues alone: leave out --system")
     else:
-        told, preset = {"max_new_tokens": max_new_tokens}, preset or "chat"
+        task = model.task_prefix(prefix)
+        told, preset = {"max_new_tokens": max_new_tokens, "task_prefix": task}, preset or "chat"
     ways.tell_preset(preset, model.tokenizer)
     options = ways.options(set, avoid, bias, temperature=temperature, top_p=top_p, seed=seed)
     options = ways.joined(options, {"strategy": strategy, "preset": preset, **told})

@@ -18,6 +18,8 @@ def compare(
     data: Annotated[str | None, typer.Option(help="A table of pairs; by default the first run's test data.")] = None,
     fields: Annotated[tuple[str, str] | None, typer.Option(help="Columns of a table of pairs.")] = None,
     prefix: ways.Prefix = None,
+    beams: ways.SearchBeams = None,
+    length_penalty: ways.SearchPenalty = None,
     language: ways.Language = None,
     lowercase: ways.Lowercase = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")] = False,
@@ -38,7 +40,15 @@ def compare(
         )
     tested = read_test(models[0], first, data, pairs, fields, prefix)
     with Watch("writing, sources", 2 * len(tested)) as watch:
-        found = compare_pairs(*models, tested, language=language, lowercase=lowercase, progress=watch)
+        found = compare_pairs(
+            *models,
+            tested,
+            beams=beams,
+            length_penalty=length_penalty,
+            language=language,
+            lowercase=lowercase,
+            progress=watch,
+        )
     if json:
         typer.echo(jsons.dumps([one.dump() for one in found], ensure_ascii=False, indent=2))
         return

@@ -39,8 +39,8 @@ def evaluate(
         bool,
         typer.Option("--dynamic", help="Learn on from the text, for recurrent runs; tuned on the validation text."),
     ] = False,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")] = None,
+    beams: ways.SearchBeams = None,
+    length_penalty: ways.SearchPenalty = None,
     language: ways.Language = None,
     lowercase: ways.Lowercase = None,
     outputs: Annotated[
@@ -245,7 +245,7 @@ def read_test(
         assert data is not None
         asked = {"path": data, "fields": fields}
         if fields is None:  # what was said of the training pairs holds
-            trained = model.alike(model.task_prefix(prefix))
+            trained = model.alike(model.task_prefix(prefix))[0]
             told = told_kind(files_of(data)[0], None)
             untold = told == "lines" and trained.kind != "lines"  # the file's name does not say what is in it
             asked |= {"kind": trained.kind if untold else "auto", "fields": trained.fields, "turns": trained.turns}

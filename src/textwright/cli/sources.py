@@ -51,7 +51,7 @@ def read(
     if file is None:
         lines = standard_input().removesuffix("\n").split("\n")
         return [(line.rstrip("\r"), f"line {number}") for number, line in enumerate(lines, 1)]
-    trained = model.config.pairs[0] if prefix is None else model.alike(prefix)
+    trained = model.config.pairs[0] if prefix is None else model.alike(prefix)[0]
     bare = trained.model_copy(update={"prefix": ""})  # the model puts it in front
     return [(source.text, source.where) for source in read_sources(str(file), bare)]
 

@@ -46,6 +46,8 @@ Prefix = Annotated[
     str | None,
     typer.Option(help="Of a model that was trained for several tasks: which one, by what stands in front of sources."),
 ]
+SearchBeams = Annotated[int | None, typer.Option(min=1, help="Beams of the search (5); 1 is greedy.")]
+SearchPenalty = Annotated[float | None, typer.Option(help="Ranked by log-probability ÷ length^this (1).")]
 Language = Annotated[str | None, typer.Option(help="Of the targets, such as zh: chooses BLEU's tokenizer.")]
 Lowercase = Annotated[
     bool | None,

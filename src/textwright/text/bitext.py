@@ -201,6 +201,12 @@ def _splits(plan: PairPlan, progress: Progress) -> list[PairStream]:
             f"{count} pairs are too few to hold some back for validation: give --valid-pairs, or more pairs"
         )
     place, places = (by_group, mixed) if len(groups) == GROUPS else (by_source, sources)
+    splits = 1 + sum(share > 0 for share in wanted)
+    if len(places) < splits:  # what is equal stays together
+        raise DataError(
+            f"{count} pairs have too few different sources ({len(places)}) for {splits} splits: equal ones stay "
+            "together. Give --valid-pairs, or more pairs"
+        )
     first, second = _bounds(places, *wanted)
     parts = [partial(_between, everything, place, *ends) for ends in ((second, 2**64), (first, second), (0, first))]
     return [parts[0], parts[1], test or parts[2]]

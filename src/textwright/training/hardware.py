@@ -19,12 +19,14 @@ WITHOUT_BFLOAT16 = "this processor has no instructions for products in bfloat16"
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where training runs, in what precision, and the rate of matrix products there (floating-point operations a
-    second, in that precision), from which sizes and times are planned."""
+    """Where training runs, in what precision, and what sizes and times are planned from: the rate of matrix products
+    there (floating-point operations a second, in that precision), and the seconds from one small operation to the next,
+    below which no operation of a training step can be made smaller."""
 
     device: torch.device
     precision: Precision
     rate: float
+    latency: float
 
     def describe(self) -> str:
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self._cores()
@@ -50,7 +52,7 @@ def choose(device: str = "auto", precision: str = "auto") -> Hardware:
         best: Precision = "bfloat16" if rates.get("bfloat16", 0.0) > 1.5 * rates["float32"] else "float32"
     else:
         best = "bfloat16" if precision == "bfloat16" else "float32"
-    return Hardware(place, best, rates[best])
+    return Hardware(place, best, rates[best], operation_time(place))
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -88,6 +90,19 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 512) -> fl
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - begin)
     return 2 * size**3 / best
+
+
+def operation_time(device: torch.device, count: int = 200) -> float:
+    """Seconds from one small operation to the next, the best of a few: a GPU is told of each, and waits for that."""
+    number, best = torch.zeros(1, device=device), float("inf")
+    for _ in range(6):
+        begin = time.perf_counter()
+        for _ in range(count):
+            number += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return best / count
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
