@@ -441,6 +441,8 @@ def test_a_dialogue_may_be_one_of_several_tasks(run: Run, tmp_path: Path, monkey
     train_pairs("chat", sources, model="gru", steps=4, out=tmp_path / "run", settings=settings)
     run("chat", tmp_path / "run").fails("several tasks", "--prefix", "'ask: '", "'talk: '")
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello!\nHow are you?\n\n"))
+    twice = run("chat", tmp_path / "run", "--set", "task_prefix=talk", "--prefix", "talk: ")
+    twice.fails("this has an option of its own, --prefix")
     done = run("chat", tmp_path / "run", "--seed", "1", "--prefix", "talk: ")
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 2

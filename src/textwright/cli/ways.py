@@ -173,7 +173,13 @@ def voting(
     return model
 
 
-FLAGS = {"stop_ids": "--stop-id", "choices": "--choice", "words": "--word", "words_in_order": "--in-order"}
+FLAGS = {
+    "stop_ids": "--stop-id",
+    "choices": "--choice",
+    "words": "--word",
+    "words_in_order": "--in-order",
+    "task_prefix": "--prefix",
+}
 PARAMETERS = frozenset({"prompt", "sources", "turns", "progress", "alignments", "draft"})  # of methods, no settings
 
 
